@@ -1,0 +1,90 @@
+"""The options that commands share, and the config they make."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from flag_rerank_integrations.config import RerankConfig
+
+__all__ = ["Commands", "add_model_options", "as_typed", "config_from", "count_or_auto"]
+
+
+class Commands(Protocol):
+    """What `ArgumentParser.add_subparsers` returns."""
+
+    def add_parser(self, name: str, **options: Any) -> argparse.ArgumentParser:  # noqa: ANN401 - argparse's own
+        """Add a command."""
+        ...
+
+
+def count_or_auto(text: str) -> int | str:
+    """Read a whole number, or the word "auto"."""
+    return text if text == "auto" else int(text)
+
+
+_TEXT: Final[dict[str, str]] = {
+    "device": 'where to run: "auto", "cpu", "cuda:1", "mps", "npu:0", "xpu:0" (default: auto)',
+    "dtype": '"auto", "float32", "float16" or "bfloat16" (default: auto)',
+    "instruction": "text put before the query, for models trained with one",
+    "prompt": "the task prompt of a causal reranker, in place of its default",
+    "family": '"auto", "encoder", "causal", "onnx" or "sentence-transformers" (default: auto)',
+    "backend": '"auto", "torch" or "onnx" (default: auto)',
+    "revision": "branch, tag or commit of a hub repository",
+    "cache-dir": "directory of the hub's cache",
+    "special-tokens": '"plain": "</s>" in a text is text; "parse": it acts as the token (default: plain)',
+    "long-passages": '"truncate" or "error" (default: truncate)',
+}
+_NUMBERS: Final[dict[str, tuple[Callable[[str], object], str]]] = {
+    "max-length": (int, "most tokens of a query and a passage together (default: 1024, or the model's limit)"),
+    "query-max-length": (int, "most tokens of the query (default: three quarters of --max-length)"),
+    "max-batch-tokens": (count_or_auto, "most tokens in one forward pass (default: auto)"),
+    "timeout": (float, "seconds that scoring may take"),
+}
+_FLAGS: Final[dict[str, str]] = {
+    "normalize": "scores from 0 to 1 (sigmoid) instead of logits",
+    "local-files-only": "never use the network",
+    "trust-remote-code": "let code that comes with a checkpoint run",
+}
+
+
+def add_model_options(parser: argparse.ArgumentParser, default_model: str) -> None:
+    """Add the options of `RerankConfig` that make sense on a command line; only those given are set."""
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        default=default_model,
+        help='a directory, a hub id, or "quickstart", the model of the extra of that name (default: %(default)s)',
+    )
+    for name, text in _TEXT.items():
+        group.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar=_metavar(name), help=text)
+    for name, (kind, text) in _NUMBERS.items():
+        group.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, metavar="N", help=text)
+    for name, text in _FLAGS.items():
+        group.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=text)
+
+
+def config_from(arguments: argparse.Namespace, **more: Any) -> RerankConfig:  # noqa: ANN401 - any option's value
+    """Make the config that the arguments ask for.
+
+    Raises:
+        ConfigError: An option has a wrong value.
+    """
+    names = ["model", *(name.replace("-", "_") for name in (*_TEXT, *_NUMBERS, *_FLAGS))]
+    given = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
+    return RerankConfig.from_dict({**given, **more})
+
+
+def as_typed(text: str) -> str:
+    """Return an argument as it was typed, in UTF-8, where the locale could not decode it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(text).decode("utf-8", "replace")
+    return text
+
+
+def _metavar(name: str) -> str:
+    return name.upper().rpartition("-")[2]

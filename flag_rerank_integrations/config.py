@@ -1,0 +1,243 @@
+"""One immutable description of a reranker: validated once, JSON in and out, no live objects."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+from flag_rerank_integrations.errors import ConfigError
+
+__all__ = ["DEFAULT_MAX_LENGTH", "DEFAULT_MODEL", "QUICKSTART", "RerankConfig"]
+
+DEFAULT_MODEL: Final = "BAAI/bge-reranker-v2-m3"
+QUICKSTART: Final = "quickstart"
+
+
+class _DefaultLength(int):
+    """A length nobody asked for: it gives way where a model allows less.
+
+    1,024 tokens suit the v2 models, yet bge-reranker-base ends at 512. A length that a
+    user asks for and the model cannot read is an error; this default adapts instead.
+    """
+
+    def __reduce__(self) -> str:
+        return "DEFAULT_MAX_LENGTH"
+
+
+DEFAULT_MAX_LENGTH: Final[int] = _DefaultLength(1024)
+
+_CHOICES: Final[dict[str, tuple[object, ...]]] = {
+    "dtype": ("auto", "float32", "float16", "bfloat16"),
+    "family": ("auto", "encoder", "causal", "onnx", "sentence-transformers", "layerwise", "lightweight"),
+    "backend": ("auto", "torch", "onnx"),
+    "special_tokens": ("plain", "parse", "escape"),
+    "long_passages": ("truncate", "windows", "error"),
+    "quantization": (None, "int8", "int4"),
+    "compress_ratio": (1, 2, 4, 8),
+}
+# Options of the contract whose implementation has not landed: any value but these is refused,
+# because an option that is accepted and ignored is worse than none.
+_ONLY_FOR_NOW: Final[dict[str, tuple[object, ...]]] = {
+    "quantization": (None,),
+    "cutoff_layer": (None,),
+    "compress_ratio": (1,),
+    "compress_layers": ((8,),),
+    "long_passages": ("truncate", "error"),
+    "score_cache": (0,),
+    "family": ("auto", "encoder", "causal", "onnx", "sentence-transformers"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RerankConfig:
+    """All options of a `Reranker`.
+
+    Args:
+        model: A local directory, a hub id, or "quickstart" (the model of the `quickstart` extra).
+        device: "auto", "cpu", "cuda:1", an index, a `torch.device`, ...; see `devices.resolve`.
+        dtype: "auto", "float32", "float16" or "bfloat16". "auto" is float32 on CPUs.
+        max_length: Most tokens of one pair, special tokens included. By default 1,024, or the
+            model's own limit where that is smaller.
+        query_max_length: Most tokens of the query; by default three quarters of `max_length`.
+        max_batch_tokens: Most token positions in one forward pass, or "auto".
+        normalize: Whether scores are sigmoids (0 to 1) instead of logits.
+        instruction: Text put before the query, for models that were trained with one.
+        prompt: The task prompt of a causal reranker, in place of its default.
+        family: How pairs are laid out and scores read; "auto" reads it from the checkpoint.
+        backend: "auto", "torch" or "onnx".
+        quantization: None, "int8" or "int4". Not available yet.
+        cutoff_layer: The layer to read scores from, for layerwise models. Not available yet.
+        compress_ratio: Token compression of lightweight models: 1 (off), 2, 4 or 8. Not available yet.
+        compress_layers: Layers at which tokens are compressed. Not available yet.
+        long_passages: What becomes of a passage that does not fit: "truncate" reads its head, "error"
+            refuses it; "windows" (read it all, part by part) is not available yet.
+        revision: Branch, tag or commit of a hub repository.
+        cache_dir: Directory of the hub's cache.
+        local_files_only: Never use the network.
+        trust_remote_code: Whether code that comes with a checkpoint may run.
+        special_tokens: "plain": a literal "</s>" in a text is text, as far as tokenizers can tell.
+            "parse": it acts as the token. "escape": it is taken apart, which also holds for XLM-R.
+        score_cache: How many recent scores to remember; 0 is none. Not available yet.
+        progress: Whether to show a progress bar over the pairs of a call.
+        timeout: Seconds one call may take; None is no limit.
+
+    Raises:
+        ConfigError: An option has a wrong type or value, or is not available yet.
+    """
+
+    model: str = DEFAULT_MODEL
+    device: str | tuple[str, ...] = "auto"
+    dtype: str = "auto"
+    max_length: int = DEFAULT_MAX_LENGTH
+    query_max_length: int | None = None
+    max_batch_tokens: int | str = "auto"
+    normalize: bool = False
+    instruction: str | None = None
+    prompt: str | None = None
+    family: str = "auto"
+    backend: str = "auto"
+    quantization: str | None = None
+    cutoff_layer: int | None = None
+    compress_ratio: int = 1
+    compress_layers: tuple[int, ...] = (8,)
+    long_passages: str = "truncate"
+    revision: str | None = None
+    cache_dir: str | None = None
+    local_files_only: bool = False
+    trust_remote_code: bool = False
+    special_tokens: str = "plain"
+    score_cache: int = 0
+    progress: bool = False
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        """Bring loose forms into one form and refuse what cannot work."""
+        self._normalize_forms()
+        self._check_types()
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                _refuse(name, getattr(self, name), f"one of {', '.join(map(repr, allowed))}")
+        self._check_ranges()
+        for name, ready in _ONLY_FOR_NOW.items():
+            if getattr(self, name) not in ready:
+                msg = f"{name}={getattr(self, name)!r} is not available yet; for now use {ready[0]!r}."
+                raise ConfigError(msg)
+
+    def _normalize_forms(self) -> None:
+        """Turn paths, torch dtypes and devices, and lists into strings and tuples."""
+        for name in ("model", "cache_dir"):
+            value = getattr(self, name)
+            if isinstance(value, os.PathLike):
+                object.__setattr__(self, name, os.fspath(value))
+        dtype = str(self.dtype).removeprefix("torch.")
+        object.__setattr__(self, "dtype", {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(dtype, dtype))
+        object.__setattr__(self, "device", _device_form(self.device))
+        if isinstance(self.compress_layers, list):
+            object.__setattr__(self, "compress_layers", tuple(self.compress_layers))
+
+    def _check_types(self) -> None:
+        for name in ("model", "dtype", "special_tokens", "long_passages", "family", "backend"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                _refuse(name, getattr(self, name), "a non-empty string")
+        for name in ("instruction", "prompt", "revision", "cache_dir"):
+            if not isinstance(getattr(self, name), str | None):
+                _refuse(name, getattr(self, name), "a string or None")
+        for name in ("normalize", "local_files_only", "trust_remote_code", "progress"):
+            if not isinstance(getattr(self, name), bool):
+                _refuse(name, getattr(self, name), "True or False")
+
+    def _check_ranges(self) -> None:
+        _check_count("max_length", self.max_length, least=8)
+        if self.query_max_length is not None:
+            _check_count("query_max_length", self.query_max_length, least=1)
+            if self.query_max_length >= self.max_length:
+                _refuse("query_max_length", self.query_max_length, f"less than max_length={int(self.max_length)}")
+        if self.max_batch_tokens != "auto":
+            _check_count("max_batch_tokens", self.max_batch_tokens, least=1)
+        _check_count("score_cache", self.score_cache, least=0)
+        _check_count("compress_ratio", self.compress_ratio, least=1)
+        if self.cutoff_layer is not None:
+            _check_count("cutoff_layer", self.cutoff_layer, least=1)
+        if not isinstance(self.compress_layers, tuple):
+            _refuse("compress_layers", self.compress_layers, "a list of layers")
+        for layer in self.compress_layers:
+            _check_count("compress_layers", layer, least=0)
+        seconds = self.timeout
+        if seconds is not None and (
+            isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf")
+        ):
+            _refuse("timeout", seconds, "a positive number of seconds or None")
+
+    def replace(self, **changes: Any) -> RerankConfig:  # noqa: ANN401 - any option's value
+        """Return a copy with some options changed, validated anew."""
+        _check_names(changes)
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the options as plain JSON values; a default `max_length` stays unsaid."""
+        options = {option.name: getattr(self, option.name) for option in dataclasses.fields(self)}
+        if isinstance(self.max_length, _DefaultLength):
+            del options["max_length"]
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+
+    @classmethod
+    def from_dict(cls, options: Mapping[str, Any]) -> RerankConfig:
+        """Build a config from a mapping such as `to_dict` returns.
+
+        Raises:
+            ConfigError: It is not a mapping, names an unknown option, or a value is wrong.
+        """
+        if not isinstance(options, Mapping):
+            msg = f"A config is an object of options, not {type(options).__name__}."
+            raise ConfigError(msg)
+        _check_names(options)
+        return cls(**options)
+
+    def to_json(self) -> str:
+        """Return the options as one JSON object."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> RerankConfig:
+        """Build a config from one JSON object.
+
+        Raises:
+            ConfigError: The text is not JSON, or not a valid config.
+        """
+        try:
+            options = json.loads(text)
+        except (TypeError, ValueError) as error:
+            msg = f"The config is not valid JSON: {error}"
+            raise ConfigError(msg) from error
+        return cls.from_dict(options)
+
+
+def _device_form(device: object) -> Any:  # noqa: ANN401 - what it cannot bring into form, `devices.resolve` refuses
+    """Give a device spec as a string or a tuple of strings: an index is a CUDA device."""
+    if isinstance(device, list | tuple) and not any(isinstance(item, list | tuple) for item in device):
+        return tuple(_device_form(item) for item in device)
+    if isinstance(device, bool | list | tuple) or device is None:
+        _refuse("device", device, "a device such as 'auto', 'cpu', 'cuda:1' or 1, or a list of them")
+    return f"cuda:{device}" if isinstance(device, int) else str(device)
+
+
+def _check_names(options: Mapping[str, Any]) -> None:
+    known = [option.name for option in dataclasses.fields(RerankConfig)]
+    unknown = sorted(map(str, set(options) - set(known)))
+    if unknown:
+        msg = f"Unknown option {', '.join(map(repr, unknown))}; the options are {', '.join(known)}."
+        raise ConfigError(msg)
+
+
+def _check_count(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        _refuse(name, value, f"a whole number of at least {least}")
+
+
+def _refuse(name: str, value: object, expected: str) -> NoReturn:
+    msg = f"{name} must be {expected}, not {value!r}."
+    raise ConfigError(msg)

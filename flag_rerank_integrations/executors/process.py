@@ -1,0 +1,238 @@
+"""Several devices: one worker process for each, and shards of requests for whoever is free.
+
+One dispatcher thread a worker starts its process, hands it shards, and starts it anew when
+it is lost. A shard whose worker was lost goes to the next free one, twice at most.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Final
+
+from flag_rerank_integrations.config import RerankConfig
+from flag_rerank_integrations.devices import Device, available_cores
+from flag_rerank_integrations.errors import RerankError, WorkerDied, WorkerTimeout
+from flag_rerank_integrations.executors.base import OnProgress
+from flag_rerank_integrations.executors.request import Request, closed_error, forked_error
+from flag_rerank_integrations.executors.shards import Shard, ShardQueue, cut
+from flag_rerank_integrations.executors.worker_process import WorkerProcess
+from flag_rerank_integrations.pairs import Pair, ScoredPairs
+from flag_rerank_integrations.results import DeviceStats, RerankStats, add
+
+__all__ = ["ProcessExecutor"]
+
+logger = logging.getLogger(__name__)
+
+_MOST_FAILURES: Final = 2
+_CHARACTERS_PER_TOKEN: Final = 6
+_JOIN_SECONDS: Final = 0.2
+
+
+class _Dispatcher(threading.Thread):
+    """Owns one worker process for as long as the executor lives."""
+
+    def __init__(self, worker: WorkerProcess, pool: _Pool) -> None:
+        super().__init__(name=f"flag-rerank dispatcher {worker.device}", daemon=True)
+        self.worker = worker
+        self.started: Future[None] = Future()
+        self.busy = False
+        self.restarts = 0
+        self.finished_work = RerankStats()
+        self._pool = pool
+        self._number = 0
+        self._lost = False
+        self._idle_restarts = 0
+
+    def run(self) -> None:
+        """Be the thread."""
+        try:
+            self.worker.start()
+        except BaseException as error:  # noqa: BLE001 - handed to whoever waits for the model
+            self.worker.kill()
+            self.started.set_exception(error)
+            return
+        self.started.set_result(None)
+        try:
+            while not self._lost and (shards := self._pool.queue.take(self._is_to_restart)) is not None:
+                if shards:
+                    self._serve(shards)
+                else:
+                    self._idle_restarts += 1
+                    logger.warning("The idle worker for %s has ended. It is started anew.", self.worker.device)
+                    self._restart()
+        finally:
+            self.worker.kill()
+
+    def _is_to_restart(self) -> bool:
+        """Tell whether the idle worker has ended; one that ends again and again waits for work."""
+        return self.worker.ended and self._idle_restarts < _MOST_FAILURES
+
+    def _serve(self, shards: list[Shard]) -> None:
+        """Have shards scored, in one message."""
+        self._number += 1
+        self.busy = True
+        pairs = [pair for shard in shards for pair in shard.pairs]
+        try:
+            answer = self.worker.ask({"id": self._number, "pairs": pairs}, self._pool.timeout)
+            self._idle_restarts = 0
+            self._pool.deliver(shards, answer["logits"], answer["truncated_tokens"])
+        except (WorkerDied, WorkerTimeout) as error:
+            self._recover(shards, error)
+        except RerankError as error:
+            self._blame(shards, error)
+        finally:
+            self.busy = False
+
+    def _blame(self, shards: list[Shard], error: RerankError) -> None:
+        """Fail the request that an error belongs to: of several, each is tried again by itself."""
+        if len(shards) == 1:
+            shards[0].request.fail(error)
+            return
+        for shard in shards:
+            if not shard.request.abandoned:
+                self._serve([shard])
+
+    def _recover(self, shards: list[Shard], error: RerankError) -> None:
+        """Start the worker anew, and have what it was lost over tried again, twice at most."""
+        if self._pool.closing:
+            for shard in shards:
+                shard.request.fail(closed_error())
+            return
+        logger.warning("%s It is started anew.", error)
+        for shard in shards:
+            shard.failures += 1
+            if shard.failures > _MOST_FAILURES:
+                shard.request.fail(error)
+        self._pool.queue.put_back([shard for shard in shards if not shard.request.abandoned])
+        self._restart()
+
+    def _restart(self) -> None:
+        """Start the worker anew; give it up where that fails again and again."""
+        self.worker.kill()
+        self.finished_work = add(self.finished_work, self.worker.stats)
+        self.worker.stats = RerankStats()
+        for attempts_left in reversed(range(_MOST_FAILURES + 1)):
+            try:
+                self.worker.start()
+            except RerankError as error:  # noqa: PERF203 - a restart costs seconds
+                self.worker.kill()
+                if self._pool.closing or not attempts_left:
+                    self._lost = True
+                    self._pool.lose(self, error)
+                    return
+            else:
+                self.restarts += 1
+                return
+
+
+class _Pool:
+    """What dispatchers share. It knows nothing of the executor, so that a forgotten one can be collected."""
+
+    def __init__(self, config: RerankConfig, devices: Sequence[Device], threads: int) -> None:
+        self.queue = ShardQueue()
+        self.timeout = config.timeout
+        self.closing = False
+        self._delivering = threading.Lock()
+        self.dispatchers = [
+            _Dispatcher(WorkerProcess(config, device, threads, self.queue.wake), self) for device in devices
+        ]
+        self._lost = 0
+
+    def start(self) -> None:
+        """Load all models at once, and wait for the last.
+
+        Raises:
+            RerankError: One of them could not be loaded.
+        """
+        for dispatcher in self.dispatchers:
+            dispatcher.start()
+        for dispatcher in self.dispatchers:
+            dispatcher.started.result()
+
+    def deliver(self, shards: Sequence[Shard], logits: Sequence[float], truncated_tokens: Sequence[int]) -> None:
+        """Give each shard its part of an answer; one at a time, for requests are in many shards."""
+        first = 0
+        with self._delivering:
+            for shard in shards:
+                part = slice(first, first + len(shard.pairs))
+                shard.deliver(logits[part], truncated_tokens[part])
+                first += len(shard.pairs)
+
+    def lose(self, dispatcher: _Dispatcher, error: RerankError) -> None:
+        """Go on without a worker that cannot be started any more; without the last one, fail."""
+        logger.error("The worker for %s is given up: %s", dispatcher.worker.device, error)
+        with self._delivering:
+            self._lost += 1
+            all_lost = self._lost == len(self.dispatchers)
+        if all_lost:
+            self.queue.close(WorkerDied(f"No worker is left; the last one: {error}"))
+
+    def close(self) -> None:
+        """Kill every worker, busy or not, and wait for the threads."""
+        self.closing = True
+        self.queue.close(closed_error())
+        others = [d for d in self.dispatchers if d is not threading.current_thread()]
+        while any(d.is_alive() for d in others):  # one may just have started its process
+            for dispatcher in others:
+                dispatcher.worker.interrupt()
+                dispatcher.join(_JOIN_SECONDS)
+
+
+class ProcessExecutor:
+    """Scores on several devices, one worker process each.
+
+    Args:
+        config: Names the model.
+        devices: Where to load it, once each; a CPU may occur several times.
+
+    Raises:
+        RerankError: The model cannot be loaded on one of the devices; see the subclass.
+    """
+
+    def __init__(self, config: RerankConfig, devices: Sequence[Device]) -> None:
+        self._process = os.getpid()
+        self._most_characters = config.max_length * _CHARACTERS_PER_TOKEN
+        threads = max(1, available_cores() // len(devices))
+        self._pool = _Pool(config, devices, threads)
+        self._stop = weakref.finalize(self, self._pool.close)
+        try:
+            self._pool.start()
+        except BaseException:
+            self._stop()
+            raise
+
+    def submit(self, pairs: Sequence[Pair], on_progress: OnProgress | None = None) -> Future[ScoredPairs]:
+        """Queue pairs, from any thread, and return at once; cancelling the future frees queued work.
+
+        Raises:
+            WorkerError: This executor is closed, or was started before this process was forked.
+        """
+        if os.getpid() != self._process:
+            raise forked_error(self._process)
+        request = Request(pairs, on_progress)
+        if pairs:
+            self._pool.queue.put(cut(request, len(self._pool.dispatchers), self._most_characters))
+        else:
+            request.report(0)
+        return request.future
+
+    def stats(self) -> RerankStats:
+        """Return a snapshot of the work of all workers, those that were lost included."""
+        total = RerankStats()
+        for dispatcher in self._pool.dispatchers:
+            total = add(add(total, dispatcher.finished_work), dispatcher.worker.stats)
+        return replace(
+            total,
+            worker_restarts=sum(dispatcher.restarts for dispatcher in self._pool.dispatchers),
+            devices=tuple(DeviceStats(str(dispatcher.worker.device)) for dispatcher in self._pool.dispatchers),
+        )
+
+    def close(self) -> None:
+        """Kill the workers, fail what is still queued with `WorkerError`; safe twice."""
+        self._stop()

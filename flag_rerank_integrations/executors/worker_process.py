@@ -1,0 +1,228 @@
+"""The parent's side of one worker process: start it, ask it, notice when it is lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, Final
+
+from flag_rerank_integrations import errors
+from flag_rerank_integrations.config import RerankConfig
+from flag_rerank_integrations.devices import Device
+from flag_rerank_integrations.errors import RerankError, WorkerDied, WorkerError, WorkerTimeout
+from flag_rerank_integrations.executors.frames import read_frame, skip_to_greeting, write_frame
+from flag_rerank_integrations.results import RerankStats
+
+__all__ = ["WorkerProcess"]
+
+logger = logging.getLogger(__name__)
+
+_LAST_WORDS: Final = 20
+_ROOT: Final = str(Path(__file__).resolve().parents[2])
+# The variable that decides which devices of a kind a process can see at all.
+_VISIBLE: Final = {"cuda": "CUDA_VISIBLE_DEVICES", "xpu": "ZE_AFFINITY_MASK", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
+
+
+class WorkerProcess:
+    """One child process with one model on one device.
+
+    To be started and asked from one thread, which must live as long as the process: on Linux
+    the kernel ends the child together with the thread that started it.
+
+    Args:
+        config: Names the model.
+        device: The device, as this process counts them.
+        threads: How many threads the worker may compute with.
+        on_exit: Called, from a thread of its own, when the process has ended.
+    """
+
+    def __init__(self, config: RerankConfig, device: Device, threads: int, on_exit: Callable[[], None]) -> None:
+        self._on_exit = on_exit
+        self.device = device
+        self.stats = RerankStats()
+        self._config = config
+        self._environment = child_environment(dict(os.environ), device, threads)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._answers: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
+
+    def start(self) -> None:
+        """Start the process and wait until its model is loaded.
+
+        Raises:
+            RerankError: The load failed; the same class as if it had been loaded here.
+            WorkerDied: The process ended before that.
+        """
+        self._answers, self._last_words = SimpleQueue(), deque(maxlen=_LAST_WORDS)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "flag_rerank_integrations.executors._child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self._environment,
+            start_new_session=True,  # Ctrl-C in a terminal goes to the parent alone
+        )
+        for target in (self._read_answers, self._read_last_words):
+            threading.Thread(target=target, args=(self._process, self._answers), daemon=True).start()
+        # Inside the process the one visible accelerator is number 0.
+        index = None if self.device.index is None else 0
+        self._send({"config": self._config.to_dict(), "kind": self.device.kind, "index": index})
+        message = self._receive(None)
+        if "fatal" in message:
+            self.kill()
+            raise _error_of(message["fatal"], f"The worker for {self.device} could not start")
+
+    def ask(self, message: dict[str, Any], timeout: float | None) -> dict[str, Any]:
+        """Send a message and wait for its answer.
+
+        Raises:
+            WorkerDied: The process ended; the message names its exit code and last words.
+            WorkerTimeout: No answer came in time.
+            WorkerError: Scoring failed in the process, which lives on; or one of this package's
+                other errors, if it was one.
+        """
+        self._send(message)
+        answer = self._receive(timeout)
+        if answer.get("id") != message["id"]:  # an answer is never taken for another request's
+            self.interrupt()
+            raise self._died()
+        if "error" in answer:
+            raise _error_of(answer["error"], f"Scoring on {self.device} failed")
+        return answer
+
+    def kill(self) -> None:
+        """End the process at once, and wait for it to be gone; safe twice."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                _close_quietly(stream)
+
+    def interrupt(self) -> None:
+        """End the process from another thread; the one that waits for it is told that it died."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process ended without being told to."""
+        process = self._process
+        return process is not None and process.poll() is not None
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, or None where there is none."""
+        return None if self._process is None else self._process.pid
+
+    def _send(self, message: dict[str, Any]) -> None:
+        process = self._process
+        if process is None or process.stdin is None:
+            raise self._died()
+        try:
+            write_frame(process.stdin, message)
+        except OSError:
+            raise self._died() from None
+
+    def _receive(self, timeout: float | None) -> dict[str, Any]:
+        try:
+            message = self._answers.get(timeout=timeout)
+        except Empty:
+            msg = f"The worker for {self.device} gave no answer within timeout={timeout} seconds."
+            raise WorkerTimeout(msg) from None
+        if message is None:
+            raise self._died()
+        if "stats" in message:
+            self.stats = _stats_of(message["stats"])
+        return message
+
+    def _died(self) -> WorkerDied:
+        process = self._process
+        code = None if process is None else process.wait()
+        words = " ".join(line.strip() for line in self._last_words if line.strip())
+        said = f" Its last words: {words[-500:]}" if words else ""
+        return WorkerDied(f"The worker for {self.device} ended with exit code {code}.{said}")
+
+    def _read_answers(self, process: subprocess.Popen[bytes], answers: SimpleQueue[dict[str, Any] | None]) -> None:
+        """Pass frames on until the process is gone; what is no frame is as good as gone."""
+        try:
+            assert process.stdout is not None  # noqa: S101 - Popen was given PIPE
+            if skip_to_greeting(process.stdout):
+                while (message := read_frame(process.stdout)) is not None:
+                    if "log" in message:
+                        logging.getLogger(message["logger"]).log(
+                            message["level"], "[%s] %s", self.device, message["log"]
+                        )
+                    else:
+                        answers.put(message)
+        except (OSError, ValueError) as error:
+            logger.info("The worker for %s sent something that cannot be read: %s", self.device, error)
+        finally:
+            answers.put(None)
+            process.wait()
+            self._on_exit()
+
+    def _read_last_words(self, process: subprocess.Popen[bytes], _answers: object) -> None:
+        """Keep the end of what the process prints."""
+        words = self._last_words
+        assert process.stderr is not None  # noqa: S101 - Popen was given PIPE
+        try:
+            for line in process.stderr:
+                words.append(line.decode("utf-8", "replace"))
+        except (OSError, ValueError):
+            return
+
+
+def child_environment(environment: dict[str, str], device: Device, threads: int) -> dict[str, str]:
+    """Return the environment of a worker: its device alone is visible, and its share of the cores.
+
+    Args:
+        environment: This process's variables; a mask of visible devices among them is mapped.
+        device: The device, as this process counts them.
+        threads: How many threads the worker may compute with.
+    """
+    child = dict(environment)
+    for kind, variable in _VISIBLE.items():
+        if kind == device.kind:
+            visible = [item.strip() for item in environment.get(variable, "").split(",") if item.strip()]
+            index = device.index or 0
+            child[variable] = visible[index] if index < len(visible) else str(index)
+        elif kind == "cuda":
+            child[variable] = ""  # a worker for another kind never touches a CUDA device
+    child["OMP_NUM_THREADS"] = child["MKL_NUM_THREADS"] = child["RAYON_NUM_THREADS"] = str(threads)
+    # The package must be found where this process found it; the current directory must not
+    # shadow anything, which `python -m` would have it do.
+    child["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), _ROOT]))
+    child["PYTHONSAFEPATH"] = "1"
+    return child
+
+
+def _error_of(described: dict[str, str], what: str) -> RerankError:
+    """Make an exception of a worker's description: one of ours by its name, else a WorkerError."""
+    kind = getattr(errors, described["type"], None)
+    if isinstance(kind, type) and issubclass(kind, RerankError):
+        return kind(described["message"])
+    return WorkerError(f"{what}: {described['type']}: {described['message']}\n{described['trace']}".rstrip())
+
+
+def _stats_of(figures: dict[str, Any]) -> RerankStats:
+    known = {field.name for field in fields(RerankStats)} - {"devices"}
+    return RerankStats(**{name: value for name, value in figures.items() if name in known})
+
+
+def _close_quietly(stream: Any) -> None:  # noqa: ANN401 - any pipe's end
+    try:
+        stream.close()
+    except OSError:
+        logger.debug("A pipe to an ended worker was already broken.")

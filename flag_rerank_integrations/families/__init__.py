@@ -1,0 +1,79 @@
+"""Model families: which one a checkpoint belongs to, read from its config files, never from its name."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from flag_rerank_integrations.config import RerankConfig
+from flag_rerank_integrations.devices import Device
+from flag_rerank_integrations.errors import ConfigError, ModelLoadError
+from flag_rerank_integrations.families.base import Family
+from flag_rerank_integrations.families.checkpoint import Checkpoint
+
+__all__ = ["detect", "load"]
+
+# Loaded on demand: each needs libraries that the others do not.
+_MODULES = {
+    "encoder": "encoder",
+    "causal": "causal",
+    "onnx": "onnx",
+    "sentence-transformers": "cross_encoder",
+}
+_NOT_YET = {
+    "LayerWiseMiniCPMForCausalLM": "layerwise",
+    "CostWiseGemmaForCausalLM": "lightweight",
+}
+
+
+def load(config: RerankConfig, device: Device) -> Family:
+    """Load the model that a config names, on one device.
+
+    Raises:
+        ConfigError: Options that this model cannot take.
+        ModelLoadError: The checkpoint is missing, broken, unsafe, or not a reranker.
+        DeviceError: The device has too little memory.
+    """
+    checkpoint = Checkpoint.open(config)
+    module = import_module(f"{__name__}.{_MODULES[detect(checkpoint, config)]}")
+    family: Family = module.load(checkpoint, config, device)
+    return family
+
+
+def detect(checkpoint: Checkpoint, config: RerankConfig) -> str:
+    """Return the name of the family that a checkpoint belongs to.
+
+    Raises:
+        ConfigError: `family` and `backend` contradict each other.
+        ModelLoadError: It is no reranker, or of a family that is not available yet.
+    """
+    wanted = "onnx" if config.backend == "onnx" and config.family == "auto" else config.family
+    if config.backend != "auto" and (config.backend == "onnx") != (wanted == "onnx") and wanted != "auto":
+        msg = f"backend={config.backend!r} cannot run family={config.family!r}."
+        raise ConfigError(msg)
+    if wanted != "auto":
+        return wanted
+    if any(module.endswith("LogitScore") for module in checkpoint.modules):
+        return "sentence-transformers"
+    if checkpoint.has("*.onnx") and not checkpoint.has("*.safetensors", "*.bin"):
+        return "onnx"
+    return _by_architecture(checkpoint, config)
+
+
+def _by_architecture(checkpoint: Checkpoint, config: RerankConfig) -> str:
+    architecture = checkpoint.architecture
+    if architecture in _NOT_YET:
+        msg = f"{config.model!r} is of the {_NOT_YET[architecture]} family, which is not available yet."
+        raise ModelLoadError(msg)
+    if any(module.endswith("Pooling") for module in checkpoint.modules):
+        msg = f"{config.model!r} is an embedding model (modules.json has a Pooling module), not a reranker."
+        raise ModelLoadError(msg)
+    if architecture.endswith("ForSequenceClassification"):
+        return "encoder"
+    if architecture.endswith("ForCausalLM"):
+        return "causal"
+    kind = architecture or "a model whose config.json names no architecture"
+    msg = (
+        f"{config.model!r} is {kind}, not a reranker: a reranker is a ...ForSequenceClassification with one label, "
+        f"a ...ForCausalLM trained to rerank, or an ONNX cross-encoder."
+    )
+    raise ModelLoadError(msg)

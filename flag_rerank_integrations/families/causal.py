@@ -1,0 +1,200 @@
+"""Language models as rerankers: the logit of "Yes" at the last position, as in bge-reranker-v2-gemma."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+import transformers
+from tokenizers import Tokenizer
+
+from flag_rerank_integrations.attention import current_layout
+from flag_rerank_integrations.config import RerankConfig
+from flag_rerank_integrations.devices import Device
+from flag_rerank_integrations.encoding import TextEncoder, TokenizedText
+from flag_rerank_integrations.families.checkpoint import Checkpoint, effective_max_length, position_limit
+from flag_rerank_integrations.families.loading import Stopwatch, check_vocabulary, load_model, load_tokenizer
+from flag_rerank_integrations.families.torch_family import TorchFamily
+from flag_rerank_integrations.pairs import EncodedPair, Pair
+
+__all__ = ["DEFAULT_PROMPT", "CausalEncoder", "CausalFamily", "load"]
+
+# Prompt and layout are those the published weights were trained with: the model card of
+# BAAI/bge-reranker-v2-gemma and FlagEmbedding 1.4.2's FlagLLMReranker.
+DEFAULT_PROMPT: Final = (
+    "Given a query A and a passage B, determine whether the passage contains an answer to the query "
+    "by providing a prediction of either 'Yes' or 'No'."
+)
+_ANSWER: Final = "Yes"
+
+
+def load(checkpoint: Checkpoint, config: RerankConfig, device: Device) -> CausalFamily:
+    """Load a causal language model and keep one row of its head.
+
+    Raises:
+        ConfigError: A length that the model cannot take.
+        ModelLoadError: The checkpoint is no such model.
+    """
+    stopwatch = Stopwatch()
+    with stopwatch.step("tokenizer"):
+        tokenizer = load_tokenizer(checkpoint, config)
+        encoder = CausalEncoder(
+            tokenizer.backend_tokenizer,
+            bos_id=_bos_id(tokenizer),
+            prompt=DEFAULT_PROMPT if config.prompt is None else config.prompt,
+            special_tokens=config.special_tokens,
+            instruction=config.instruction,
+        )
+    limit = position_limit(checkpoint.config)
+    room = None if limit is None else limit - 2 * encoder.tail_length
+    encoder.cut_to(effective_max_length(config, room), config.query_max_length)
+    with stopwatch.step("weights"):
+        model = load_model(transformers.AutoModelForCausalLM, checkpoint, config, device)
+        check_vocabulary(model, tokenizer, config)
+        _keep_one_row(model, encoder.texts.ids(_ANSWER)[0])
+    family = CausalFamily(model, encoder, device, stopwatch)
+    with stopwatch.step("self-check"):
+        family.choose_layout()
+    return family
+
+
+@dataclass(frozen=True, slots=True)
+class _Lengths:
+    query: int
+    body: int
+
+
+class CausalEncoder:
+    r"""Lays pairs out as `bos "A: "query \n "B: "passage \n prompt`, from ids.
+
+    `max_length` limits the texts, as in the reference: bos, query, separator and passage get at
+    most `max_length` tokens and the length of one separator and prompt; separator and prompt
+    come behind that. The passage is what is cut, to no less than one token.
+
+    Args:
+        tokenizer: This encoder's own copy.
+        bos_id: The token every pair begins with, if any.
+        prompt: The task, put last.
+        special_tokens: "plain", "parse" or "escape"; see `TextEncoder`.
+        instruction: Text put before every query.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        bos_id: int | None,
+        prompt: str = DEFAULT_PROMPT,
+        special_tokens: str = "plain",
+        instruction: str | None = None,
+    ) -> None:
+        self.texts = TextEncoder(tokenizer, special_tokens=special_tokens)
+        self._start = [] if bos_id is None else [bos_id]
+        self._separator = self.texts.ids("\n")
+        self._tail = self._separator + self.texts.ids(prompt)
+        self._instruction = instruction or ""
+        self._lengths = _Lengths(query=0, body=0)
+        self.max_length = 0
+
+    @property
+    def tail_length(self) -> int:
+        """Tokens of the separator and the prompt."""
+        return len(self._tail)
+
+    def cut_to(self, max_length: int, query_max_length: int | None) -> None:
+        """Set the lengths; the longest pair has `max_length + 2 * tail_length` tokens."""
+        body = max_length + self.tail_length
+        wanted = max_length * 3 // 4 if query_max_length is None else query_max_length
+        room_for_query = body - len(self._start) - len(self._separator) - 1
+        self._lengths = _Lengths(query=min(wanted, room_for_query), body=body)
+        self.max_length = body + self.tail_length
+
+    def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
+        """Tokenize pairs, each distinct text once, and cut them to fit; same order."""
+        queries = self.texts.encode((self._query(query) for query, _ in pairs), self._lengths.query)
+        passages = self.texts.encode((f"B: {passage}" for _, passage in pairs), self._lengths.body)
+        return [self._join(queries[self._query(query)], passages[f"B: {passage}"]) for query, passage in pairs]
+
+    def _query(self, query: str) -> str:
+        return f"A: {self._instruction}{query}"
+
+    def _join(self, query: TokenizedText, passage: TokenizedText) -> EncodedPair:
+        head = [*self._start, *query.ids[: self._lengths.query], *self._separator]
+        kept = passage.ids[: min(self.max_length - 2 * self.tail_length, self._lengths.body - len(head))]
+        cut = len(passage.ids) - len(kept) + passage.unread_tokens
+        return EncodedPair([*head, *kept, *self._tail], truncated_tokens=cut)
+
+
+class CausalFamily(TorchFamily):
+    """A causal reranker: one row of the head at one position, nothing of vocabulary size."""
+
+    name = "causal"
+
+    def __init__(self, model: Any, encoder: CausalEncoder, device: Device, stopwatch: Stopwatch) -> None:  # noqa: ANN401 - transformers' models share no typed base
+        super().__init__(model, device, encoder.max_length, stopwatch)
+        self._encoder = encoder
+        self._pad_id = getattr(model.config, "pad_token_id", None) or 0
+
+    def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
+        """Tokenize pairs, each distinct text once, and cut them to fit; same order."""
+        return self._encoder.encode(pairs)
+
+    def _run_packed(self, batch: Sequence[EncodedPair]) -> torch.Tensor:
+        layout = current_layout()
+        assert layout is not None  # noqa: S101 - set by the only caller
+        last = self._to_device(np.asarray(layout.starts[1:]) - 1)
+        logits: torch.Tensor = self.model(
+            input_ids=self._flat([pair.ids for pair in batch]),
+            position_ids=self._flat([range(len(pair)) for pair in batch]),
+            use_cache=False,
+            logits_to_keep=last,
+        ).logits
+        return logits[0, :, 0]
+
+    def _run_padded(self, batch: Sequence[EncodedPair]) -> torch.Tensor:
+        """Pad on the left, so that the last position of every pair is the last column."""
+        shape = (len(batch), max(map(len, batch)))
+        ids = np.full(shape, self._pad_id, dtype=np.int64)
+        mask, positions = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        for row, pair in enumerate(batch):
+            ids[row, -len(pair) :] = pair.ids
+            mask[row, -len(pair) :] = 1
+            positions[row, -len(pair) :] = range(len(pair))
+        logits: torch.Tensor = self.model(
+            input_ids=self._to_device(ids),
+            attention_mask=self._to_device(mask),
+            position_ids=self._to_device(positions),
+            use_cache=False,
+            logits_to_keep=1,
+        ).logits
+        return logits[:, -1, 0]
+
+
+class _OneRow(torch.nn.Module):
+    """A language-model head cut down to one token, in float32."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(weight.detach().float().clone(), requires_grad=False)
+        self.bias = None if bias is None else torch.nn.Parameter(bias.detach().float().clone(), requires_grad=False)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Map (..., size) to (..., 1)."""
+        return torch.nn.functional.linear(hidden.float(), self.weight, self.bias)
+
+
+def _keep_one_row(model: Any, token: int) -> None:  # noqa: ANN401 - as above
+    """Cut the head to one token's row; the model's own caps and scales of logits still apply."""
+    head = model.get_output_embeddings()
+    bias = getattr(head, "bias", None)
+    rows = slice(token, token + 1)
+    model.set_output_embeddings(_OneRow(head.weight[rows], None if bias is None else bias[rows]))
+
+
+def _bos_id(tokenizer: Any) -> int | None:  # noqa: ANN401 - as above
+    """Return the token to begin with: none where it is unset or serves as padding."""
+    bos: int | None = tokenizer.bos_token_id
+    return None if bos == tokenizer.pad_token_id else bos

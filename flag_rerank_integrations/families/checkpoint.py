@@ -1,0 +1,144 @@
+"""Where a model's files lie, and what its config files say of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, QUICKSTART, RerankConfig
+from flag_rerank_integrations.errors import ConfigError, ModelLoadError
+from flag_rerank_integrations.families.quickstart import locate
+
+__all__ = ["Checkpoint", "effective_max_length", "position_limit"]
+
+logger = logging.getLogger(__name__)
+
+_SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+_WEIGHTS = ("*.safetensors",)
+_ONNX_WEIGHTS = tuple(f"{folder}model.onnx{ending}" for folder in ("", "onnx/") for ending in ("", "_data", ".data"))
+# Families that count positions from padding_idx + 1, so that so many rows of the table are never read.
+_OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"})
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model's files in a local directory, with its config files parsed."""
+
+    path: Path
+    config: Mapping[str, Any]
+    """config.json, or {} where there is none."""
+    modules: tuple[str, ...]
+    """Module types that modules.json lists (sentence-transformers' layout), in order."""
+
+    @classmethod
+    def open(cls, config: RerankConfig) -> Checkpoint:
+        """Find the files of `config.model`, from the hub's cache or the hub where it is no directory.
+
+        Raises:
+            ModelLoadError: There is no such model, it could not be fetched, or its JSON is broken.
+        """
+        path = _find(config)
+        modules = _read_json(path / "modules.json", [])
+        types = tuple(str(module.get("type", "")) for module in modules if isinstance(module, dict))
+        return cls(path, _read_json(path / "config.json", {}), types)
+
+    @property
+    def architecture(self) -> str:
+        """The model class that config.json names, or ""."""
+        names = self.config.get("architectures") or [""]
+        return str(names[0])
+
+    def has(self, *patterns: str) -> bool:
+        """Return whether any file at the top or in onnx/ matches one of the patterns."""
+        return any(True for pattern in patterns for _ in (*self.path.glob(pattern), *self.path.glob(f"onnx/{pattern}")))
+
+
+def position_limit(config: Mapping[str, Any]) -> int | None:
+    """Return how many tokens a model's positions allow, or None where config.json does not say.
+
+    RoBERTa and its like count positions from padding_idx + 1: of 514 rows 512 can be read.
+    """
+    limit = config.get("max_position_embeddings")
+    if not isinstance(limit, int) or limit <= 0:
+        return None
+    if config.get("model_type") in _OFFSET_POSITIONS:
+        limit -= int(config.get("pad_token_id", 1)) + 1
+    return limit
+
+
+def effective_max_length(config: RerankConfig, limit: int | None) -> int:
+    """Return the length to cut pairs to: what was asked for, or the model's limit where nothing was.
+
+    Raises:
+        ConfigError: The length asked for is above the model's limit.
+    """
+    if limit is None or config.max_length <= limit:
+        return int(config.max_length)
+    if config.max_length is DEFAULT_MAX_LENGTH:
+        logger.info("%s reads at most %d tokens: max_length is %d.", config.model, limit, limit)
+        return limit
+    msg = f"max_length={config.max_length} is above the {limit} tokens that the positions of {config.model!r} allow."
+    raise ConfigError(msg)
+
+
+def _find(config: RerankConfig) -> Path:
+    if config.model == QUICKSTART:
+        return locate()
+    path = Path(config.model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file() and not any(path.glob("**/*.onnx")):
+            msg = f"The directory {config.model!r} has no config.json: it is not a model."
+            raise ModelLoadError(msg)
+        return path
+    if path.is_file() or config.model.startswith((".", "/", "~")):
+        msg = f"There is no directory {config.model!r}. Give a model's directory, a hub id, or {QUICKSTART!r}."
+        raise ModelLoadError(msg)
+    return _fetch(config)
+
+
+def _fetch(config: RerankConfig) -> Path:
+    """Fetch the files that are needed, and no pickled weights, from the hub or its cache."""
+    from huggingface_hub import snapshot_download
+
+    weights = _ONNX_WEIGHTS if "onnx" in (config.backend, config.family) else _WEIGHTS
+    download: Callable[[], str] = partial(
+        snapshot_download,
+        config.model,
+        revision=config.revision,
+        cache_dir=config.cache_dir,
+        local_files_only=config.local_files_only,
+        allow_patterns=[*_SMALL_FILES, *weights, *(("*.py",) if config.trust_remote_code else ())],
+    )
+    try:
+        return Path(download())
+    except Exception as error:
+        msg = (
+            f"{config.model!r} is no local directory, and could not be had from the hub or its cache "
+            f"({type(error).__name__}: {_first_line(error)}). Check the name, the revision and the network; "
+            f"a private or gated model needs HF_TOKEN."
+        )
+        raise ModelLoadError(msg) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "no message")
+
+
+def _read_json(path: Path, default: Any) -> Any:  # noqa: ANN401 - JSON of any shape
+    """Return a JSON file's content, of the default's type, or the default where there is none."""
+    if not path.is_file():
+        return default
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        msg = f"{path.name} of the model is not readable JSON: {error}"
+        raise ModelLoadError(msg) from error
+    if not isinstance(content, type(default)):
+        msg = f"{path.name} of the model should hold a JSON {type(default).__name__}."
+        raise ModelLoadError(msg)
+    return content

@@ -1,0 +1,191 @@
+"""Steps that all torch families share when they load: tokenizer, weights, data type, clear errors."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
+
+from flag_rerank_integrations.config import RerankConfig
+from flag_rerank_integrations.devices import Device
+from flag_rerank_integrations.errors import DeviceError, ModelLoadError
+from flag_rerank_integrations.families.checkpoint import Checkpoint
+
+__all__ = ["Stopwatch", "check_vocabulary", "load_model", "load_tokenizer", "quiet_transformers", "torch_dtype"]
+
+logger = logging.getLogger(__name__)
+
+_LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
+_BFLOAT16_CAPABILITY = 8
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "tokenizer.model",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.bpe.model",
+)
+
+
+class Stopwatch:
+    """Seconds by named step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Add the time of a `with` block to one step."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+def torch_dtype(config: RerankConfig, device: Device) -> torch.dtype:
+    """Return the data type of the weights.
+
+    "auto" is float32 on CPUs and Apple GPUs, bfloat16 on accelerators that compute in it,
+    else float16.
+    """
+    if config.dtype != "auto":
+        dtype: torch.dtype = getattr(torch, config.dtype)
+        return dtype
+    if device.kind in ("cpu", "mps"):
+        return torch.float32
+    if device.kind == "cuda":
+        major, _ = torch.cuda.get_device_capability(device.index)
+        return torch.bfloat16 if major >= _BFLOAT16_CAPABILITY else torch.float16
+    return torch.bfloat16 if device.kind == "xpu" else torch.float16
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence transformers' progress bars and warnings, and put its settings back."""
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def load_tokenizer(checkpoint: Checkpoint, config: RerankConfig) -> Any:  # noqa: ANN401 - transformers' tokenizers share no typed base
+    """Load a checkpoint's fast tokenizer, as transformers would use it.
+
+    Raises:
+        ModelLoadError: There is none, or only a slow one.
+    """
+    if not any((checkpoint.path / name).is_file() for name in _TOKENIZER_FILES):
+        # transformers would make one up, with a vocabulary of nothing but special tokens.
+        msg = f"{config.model!r} has no tokenizer: one of {', '.join(_TOKENIZER_FILES)} is needed."
+        raise ModelLoadError(msg)
+    with quiet_transformers():
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                checkpoint.path, trust_remote_code=config.trust_remote_code, local_files_only=True
+            )
+        except _LOAD_ERRORS as error:
+            msg = f"The tokenizer of {config.model!r} could not be loaded ({_said(error)})."
+            raise ModelLoadError(msg) from error
+    if not getattr(tokenizer, "is_fast", False):
+        msg = f"{config.model!r} has only a slow tokenizer: a tokenizer.json is needed."
+        raise ModelLoadError(msg)
+    return tokenizer
+
+
+def load_model(auto_class: Any, checkpoint: Checkpoint, config: RerankConfig, device: Device) -> Any:  # noqa: ANN401 - transformers' auto classes are untyped
+    """Load weights in the data type they will run in, onto the device, every one accounted for.
+
+    Raises:
+        ModelLoadError: No safetensors weights, unreadable or misshapen ones, or weights that the
+            model needs and the checkpoint lacks: transformers would fill those at random.
+        DeviceError: The device has too little memory.
+    """
+    _require_safetensors(checkpoint, config)
+    with quiet_transformers():
+        try:
+            model, report = auto_class.from_pretrained(
+                checkpoint.path,
+                dtype=torch_dtype(config, device),
+                use_safetensors=True,
+                trust_remote_code=config.trust_remote_code,
+                local_files_only=True,
+                output_loading_info=True,
+            )
+        except _LOAD_ERRORS as error:
+            msg = f"{config.model!r} could not be loaded as {checkpoint.architecture or 'a model'} ({_said(error)})."
+            raise ModelLoadError(msg) from error
+    _check_weights(model, report, config)
+    try:
+        return model.eval().requires_grad_(False).to(str(device))  # noqa: FBT003 - torch's own signature
+    except torch.OutOfMemoryError as error:
+        msg = f"{config.model!r} does not fit into the free memory of {device}. Choose another device or dtype."
+        raise DeviceError(msg) from error
+
+
+def _require_safetensors(checkpoint: Checkpoint, config: RerankConfig) -> None:
+    if any(checkpoint.path.glob("*.safetensors")):
+        return
+    pickled = [path.name for pattern in ("*.bin", "*.pt", "*.ckpt") for path in Path(checkpoint.path).glob(pattern)]
+    if pickled:
+        msg = (
+            f"{config.model!r} has its weights only as a pickle ({pickled[0]}), which can run code when it is read "
+            f"(CVE-2025-32434). Convert it to safetensors, or use a revision that has them."
+        )
+    else:
+        msg = f"{config.model!r} has no *.safetensors weights: nothing to load, or an incomplete download."
+    raise ModelLoadError(msg)
+
+
+def _check_weights(model: Any, report: Any, config: RerankConfig) -> None:  # noqa: ANN401 - transformers' types
+    """Refuse a model with weights made up at random, or a head that was not used."""
+    missing = sorted(report["missing_keys"])
+    if missing:
+        msg = (
+            f"{config.model!r} lacks the weights {_some(missing)}: they would be random and every score meaningless. "
+            f"It is not a trained reranker (an embedding or base model, perhaps), or the file is incomplete."
+        )
+        raise ModelLoadError(msg)
+    prefix = f"{model.base_model_prefix}."
+    strays = sorted(key for key in report["unexpected_keys"] if not str(key).startswith(prefix))
+    if strays:
+        msg = f"{config.model!r} has weights that {type(model).__name__} has no place for: {_some(strays)}."
+        raise ModelLoadError(msg)
+
+
+def check_vocabulary(model: Any, tokenizer: Any, config: RerankConfig) -> None:  # noqa: ANN401 - transformers' types
+    """Refuse a tokenizer whose ids the model has no embeddings for.
+
+    Raises:
+        ModelLoadError: The tokenizer is another model's.
+    """
+    tokens, rows = len(tokenizer), model.get_input_embeddings().num_embeddings
+    if tokens > rows:
+        msg = f"The tokenizer of {config.model!r} has {tokens} tokens, but the model has embeddings for {rows}."
+        raise ModelLoadError(msg)
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"  # noqa: PLR2004 - as shown above
+
+
+def _said(error: BaseException) -> str:
+    """Return an error's type and first line, which is all a message should repeat of it."""
+    line = next((line for line in str(error).strip().splitlines() if line.strip()), "no message")
+    return f"{type(error).__name__}: {line.strip()[:300]}"

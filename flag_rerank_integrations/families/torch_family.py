@@ -1,0 +1,137 @@
+"""What encoder and causal families share: batches to tensors, and the choice of a layout.
+
+A layout is used only after it has proved itself: at load a few made-up pairs go through
+it and through the model one by one, and the scores must agree. Some architectures ignore a
+registered attention function and return wrong scores without an error; this finds them.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from flag_rerank_integrations.attention import PACKED, packed
+from flag_rerank_integrations.devices import Device
+from flag_rerank_integrations.families.base import Floats
+from flag_rerank_integrations.families.loading import Stopwatch, quiet_transformers
+from flag_rerank_integrations.pairs import EncodedPair, Layout, Pair
+
+__all__ = ["TorchFamily"]
+
+logger = logging.getLogger(__name__)
+
+_TOLERANCE: Final = {torch.float32: 1e-5, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+_CHECK_LENGTHS: Final = (24, 11, 11, 7)
+_LONGEST_WINDOW_TO_CHECK: Final = 512
+
+
+class TorchFamily(ABC):
+    """A transformers model on one device.
+
+    Args:
+        model: Loaded, in evaluation mode, on the device.
+        device: Where the model is.
+        max_length: Most tokens of one pair, special tokens included.
+        stopwatch: Has the times of the steps so far.
+    """
+
+    name: str
+
+    def __init__(self, model: Any, device: Device, max_length: int, stopwatch: Stopwatch) -> None:  # noqa: ANN401 - transformers' models share no typed base
+        self.model = model
+        self.max_length = max_length
+        self.load_seconds = stopwatch.seconds
+        self.layout: Layout = "single"
+        self._device = torch.device(str(device))
+        self._own_attention = model.config._attn_implementation  # noqa: SLF001 - the only place it is told
+
+    @abstractmethod
+    def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
+        """Tokenize pairs and cut them to fit; same order."""
+
+    @abstractmethod
+    def _run_packed(self, batch: Sequence[EncodedPair]) -> torch.Tensor:
+        """Return the logits of pairs that lie end to end, shape (pairs,)."""
+
+    @abstractmethod
+    def _run_padded(self, batch: Sequence[EncodedPair]) -> torch.Tensor:
+        """Return the logits of pairs padded to the longest, shape (pairs,)."""
+
+    def forward(self, batch: Sequence[EncodedPair]) -> Floats:
+        """Run one batch; return its logits, shape (len(batch),), in the batch's order."""
+        with torch.inference_mode():
+            logits = self._run(batch, self.layout)
+            scores: Floats = logits.float().cpu().numpy()
+        return scores
+
+    def close(self) -> None:
+        """Free the model's memory; safe to call twice."""
+        self.model = None
+        if self._device.type != "cpu":
+            getattr(torch, self._device.type).empty_cache()
+
+    def choose_layout(self) -> None:
+        """Take the first layout whose scores equal those of the model as it was loaded, pair by pair."""
+        samples = self._samples()
+        with torch.inference_mode(), quiet_transformers():
+            expected = torch.cat([self._run_padded([sample]) for sample in samples]).float()
+            for layout in ("packed", "padded"):
+                self._set_attention(PACKED if layout == "packed" else self._own_attention)
+                reason = self._difference(samples, layout, expected)
+                if not reason:
+                    self.layout = layout
+                    return
+                logger.info("%s pairs are not used for %s: %s", layout, type(self.model).__name__, reason)
+        self.layout = "single"
+
+    def _run(self, batch: Sequence[EncodedPair], layout: Layout) -> torch.Tensor:
+        if layout == "single":
+            return torch.cat([self._run_padded([pair]) for pair in batch])
+        if layout == "padded":
+            return self._run_padded(batch)
+        with packed([len(pair) for pair in batch]) as where:
+            logits = self._run_packed(batch)
+            if where.calls == 0:
+                msg = "the model does not call the registered attention function"
+                raise RuntimeError(msg)
+        return logits
+
+    def _difference(self, samples: Sequence[EncodedPair], layout: Layout, expected: torch.Tensor) -> str:
+        """Say why a layout cannot be used for this model, or return "" where it can."""
+        try:
+            scores = self._run(samples, layout).float()
+        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            return f"{type(error).__name__}: {error}"
+        if scores.shape != expected.shape:
+            return f"{tuple(scores.shape)} scores for {len(samples)} pairs"
+        worst = float((scores - expected).abs().max())
+        allowed = _TOLERANCE[self.model.dtype] * max(1.0, float(expected.abs().max()))
+        return "" if worst <= allowed else f"scores differ by {worst:.1e}"
+
+    def _set_attention(self, implementation: str) -> None:
+        if self.model.config._attn_implementation != implementation:  # noqa: SLF001 - as above
+            self.model.set_attn_implementation(implementation)
+
+    def _samples(self) -> list[EncodedPair]:
+        """Make up pairs of several lengths, one of them beyond any short attention window."""
+        generator = np.random.default_rng(0)
+        window = getattr(self.model.config, "sliding_window", None) or 0
+        longest = 2 * window + 8 if window <= _LONGEST_WINDOW_TO_CHECK else 0
+        lengths = [min(length, self.max_length) for length in (max(longest, 31), *_CHECK_LENGTHS)]
+        vocabulary = self.model.get_input_embeddings().num_embeddings
+        return [EncodedPair(generator.integers(0, vocabulary, length).tolist(), [0] * length) for length in lengths]
+
+    def _flat(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Lay rows end to end in a tensor of shape (1, tokens) on the device."""
+        flat = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
+        return self._to_device(flat[None])
+
+    def _to_device(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self._device)

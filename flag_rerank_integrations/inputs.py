@@ -1,0 +1,84 @@
+"""What callers may give a Reranker, checked before anything is queued."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable, Sequence
+
+from flag_rerank_integrations.errors import ConfigError, InputError
+from flag_rerank_integrations.pairs import Pair
+
+__all__ = ["checked_pairs", "checked_requests"]
+
+logger = logging.getLogger(__name__)
+
+_PAIR_SIZE = 2
+_SHOWN_CHARACTERS = 60
+
+
+def checked_pairs(pairs: Iterable[Pair]) -> list[Pair]:
+    """Return pairs as a list of tuples of strings, or say what is wrong with them."""
+    if isinstance(pairs, str | bytes) or not isinstance(pairs, Iterable):
+        msg = f"pairs must be a sequence of (query, passage), not {type(pairs).__name__}."
+        raise InputError(msg)
+    checked = []
+    for position, pair in enumerate(pairs):
+        if not isinstance(pair, tuple | list) or len(pair) != _PAIR_SIZE:
+            msg = f"Pair {position} must be (query, passage), not {_shown(pair)}."
+            raise InputError(msg)
+        query, passage = pair
+        checked.append((_text(query, f"query of pair {position}"), _text(passage, f"passage of pair {position}")))
+    return checked
+
+
+def checked_requests(
+    requests: Iterable[tuple[str, Iterable[str]]], top_n: int | None, score_threshold: float | None
+) -> tuple[list[int], list[Pair]]:
+    """Return how many passages each request has, and all pairs in one list."""
+    _check_cut(top_n, score_threshold)
+    counts, pairs = [], []
+    for request in requests:
+        if not isinstance(request, tuple | list) or len(request) != _PAIR_SIZE:
+            msg = f"Each request must be (query, passages), not {_shown(request)}."
+            raise InputError(msg)
+        query, passages = _text(request[0], "query"), request[1]
+        if isinstance(passages, str | bytes) or not isinstance(passages, Iterable):
+            msg = f"passages must be a list of strings, not {type(passages).__name__}."
+            raise InputError(msg)
+        texts = [_text(passage, f"passage {position}") for position, passage in enumerate(passages)]
+        _warn_of_empty(texts)
+        counts.append(len(texts))
+        pairs += [(query, text) for text in texts]
+    return counts, pairs
+
+
+def _check_cut(top_n: int | None, score_threshold: float | None) -> None:
+    if top_n is not None and (isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 0):
+        msg = f"top_n must be a whole number of at least 0 or None, not {top_n!r}."
+        raise ConfigError(msg)
+    if score_threshold is None:
+        return
+    if isinstance(score_threshold, bool) or not isinstance(score_threshold, int | float) or math.isnan(score_threshold):
+        msg = f"score_threshold must be a number or None, not {score_threshold!r}."
+        raise ConfigError(msg)
+
+
+def _warn_of_empty(passages: Sequence[str]) -> None:
+    """Say that empty passages are there: models were not trained on them and may score them high."""
+    empty = sum(not passage.strip() for passage in passages)
+    if empty:
+        logger.warning("%d of %d passages are empty: what a model makes of them means nothing.", empty, len(passages))
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        msg = f"The {what} must be a string, not {_shown(value)}."
+        raise InputError(msg)
+    return value
+
+
+def _shown(value: object) -> str:
+    """Show a wrong value by its type and a few characters."""
+    text = repr(value)
+    return f"{type(value).__name__} {text[:_SHOWN_CHARACTERS]}{'…' if len(text) > _SHOWN_CHARACTERS else ''}"

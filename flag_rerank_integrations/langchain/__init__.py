@@ -1,0 +1,28 @@
+"""LangChain: re-ranking as a document compressor, as a retriever and as a cross-encoder.
+
+    FlagRerankCompressor   a `BaseDocumentCompressor`, for `ContextualCompressionRetriever` and LCEL
+    FlagRerankRetriever    a `BaseRetriever` that re-ranks what another retriever finds
+    FlagCrossEncoder       a `BaseCrossEncoder`, for code that wants scores
+
+All three take the options of `Reranker`, or `reranker=` to share a live one.
+Importing this package imports neither torch nor another framework; a model is
+loaded at first use, or by `warm_up()`.
+"""
+
+from __future__ import annotations
+
+try:
+    import langchain_core as _langchain_core
+except ModuleNotFoundError as error:
+    if error.name != "langchain_core":
+        raise
+    _msg = "LangChain is not installed: pip install 'flag-rerank-integrations[langchain]'"
+    raise ModuleNotFoundError(_msg, name=error.name) from error
+
+from flag_rerank_integrations.langchain.compressor import FlagRerankCompressor, RerankInput
+from flag_rerank_integrations.langchain.cross_encoder import FlagCrossEncoder
+from flag_rerank_integrations.langchain.retriever import FlagRerankRetriever
+
+__all__ = ["FlagCrossEncoder", "FlagRerankCompressor", "FlagRerankRetriever", "RerankInput"]
+
+del _langchain_core

@@ -1,0 +1,39 @@
+"""Scores for code that asks for LangChain's cross-encoder interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from langchain_core.cross_encoders import BaseCrossEncoder
+
+from flag_rerank_integrations.langchain.options import RerankerOptions
+
+__all__ = ["FlagCrossEncoder"]
+
+
+class FlagCrossEncoder(RerankerOptions, BaseCrossEncoder):
+    """Scores (query, passage) pairs, for `CrossEncoderReranker` and other users of `BaseCrossEncoder`.
+
+    It takes the options of `Reranker`, or `reranker=`: see `RerankerOptions`.
+    """
+
+    def score(self, text_pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Score pairs of texts.
+
+        Args:
+            text_pairs: (query, passage) pairs; none gives none, and loads no model.
+
+        Returns:
+            One score per pair, in order.
+
+        Raises:
+            InputError: A pair cannot be scored.
+            RerankError: The model cannot be loaded or run; errors.py lists the kinds.
+        """
+        pairs = list(text_pairs)
+        return self._reranker().score(pairs) if pairs else []
+
+    async def ascore(self, text_pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Score pairs of texts without blocking the event loop, not even to load the model."""
+        pairs = list(text_pairs)
+        return await (await self._areranker()).ascore(pairs) if pairs else []

@@ -1,0 +1,299 @@
+"""FlagRerankPostprocessor: LlamaIndex nodes in, copies out in the order of a cross-encoder's scores."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Final
+
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
+from pydantic import ConfigDict, Field, PrivateAttr, StrictBool, StrictInt, StrictStr, ValidationError, field_validator
+from typing_extensions import Self
+
+from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, DEFAULT_MODEL, RerankConfig
+from flag_rerank_integrations.errors import ConfigError, InputError
+from flag_rerank_integrations.llama_index.events import dispatcher, reranking
+from flag_rerank_integrations.llama_index.nodes import copy_node, write_hidden
+from flag_rerank_integrations.llama_index.source import OPTIONS, RankerLike, RankerSource, settle_fields
+from flag_rerank_integrations.results import RankedPassage
+
+__all__ = ["FlagRerankPostprocessor"]
+
+logger = logging.getLogger(__name__)
+
+_RETRIEVAL_SCORE: Final = "retrieval_score"
+_FIXED: Final = OPTIONS | {"reranker"}
+
+
+class FlagRerankPostprocessor(BaseNodePostprocessor):
+    """Orders retrieved nodes by the score of a cross-encoder, on the device you choose.
+
+    The nodes that come out are copies with their ids and relationships; those that went in stay as
+    they are. `NodeWithScore.score` is the model's score as a plain float, and ties keep their
+    order. Nodes without any text (an image alone) cannot be scored: they come last, with the
+    score None, and a `score_threshold` leaves them out.
+
+    Every option of `RerankConfig` is a field of the same name, meaning and default. These and
+    `reranker` are fixed once the postprocessor is made. The model loads at first use, or by
+    `warm_up`. Pickling and deep copies carry the settings only and load a model of their own.
+
+    Args:
+        reranker: A live `Reranker`, or anything with its `rank` and `arank`, to share one loaded
+            model; no model option may stand beside it. It is never closed from here.
+        top_n: Most nodes to return; None is all.
+        score_threshold: Least score of a node that is returned; it applies before `top_n`.
+        score_key: A metadata key under which to write the score as well, hidden from the text of
+            embedding models and LLMs. None by default: metadata is part of a node's hash.
+        metadata_mode: Which metadata the model reads with a node's text.
+        keep_retrieval_score: Whether to keep the retriever's score, under the metadata key
+            "retrieval_score", hidden from the text of embedding models and LLMs.
+
+    Raises:
+        ConfigError: A field has a wrong value, or model options stand beside `reranker`.
+        pydantic.ValidationError: There is no such field.
+    """
+
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+
+    reranker: Any = Field(default=None, exclude=True, repr=False)
+    top_n: StrictInt | None = Field(default=None, ge=0)
+    score_threshold: float | None = Field(default=None, strict=True, allow_inf_nan=False)
+    score_key: StrictStr | None = Field(default=None, min_length=1)
+    metadata_mode: MetadataMode = MetadataMode.EMBED
+    keep_retrieval_score: StrictBool = False
+
+    # The options of RerankConfig, spelled out for editors and type checkers; a test compares the two.
+    model: str = DEFAULT_MODEL
+    device: str | tuple[str, ...] = "auto"
+    dtype: str = "auto"
+    max_length: int = DEFAULT_MAX_LENGTH
+    query_max_length: int | None = None
+    max_batch_tokens: int | str = "auto"
+    normalize: bool = False
+    instruction: str | None = None
+    prompt: str | None = None
+    family: str = "auto"
+    backend: str = "auto"
+    quantization: str | None = None
+    cutoff_layer: int | None = None
+    compress_ratio: int = 1
+    compress_layers: tuple[int, ...] = (8,)
+    long_passages: str = "truncate"
+    revision: str | None = None
+    cache_dir: str | None = None
+    local_files_only: bool = False
+    trust_remote_code: bool = False
+    special_tokens: str = "plain"
+    score_cache: int = 0
+    progress: bool = False
+    timeout: float | None = None
+
+    _source: RankerSource = PrivateAttr()
+
+    if not TYPE_CHECKING:  # type checkers read the fields, which say more than **fields
+
+        def __init__(self, /, **fields: Any) -> None:  # noqa: ANN401 - any field's value
+            if fields.get("class_name") == self.class_name():  # `model_dump` writes it among the fields
+                del fields["class_name"]
+            config, settled = settle_fields(fields)
+            try:
+                super().__init__(**settled)
+            except ValidationError as error:
+                raise _plain_error(error) from None
+            self._source = RankerSource(config, self.reranker)
+
+    @field_validator("score_key")
+    @classmethod
+    def _keep_apart(cls, score_key: str | None) -> str | None:
+        if score_key == _RETRIEVAL_SCORE:
+            msg = "this key is for the retriever's score"
+            raise ValueError(msg)
+        return score_key
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name under which LlamaIndex stores this component."""
+        return "FlagRerankPostprocessor"
+
+    @property
+    def config(self) -> RerankConfig | None:
+        """The model options as one validated object; None where a shared reranker does not tell."""
+        return self._source.config
+
+    def warm_up(self) -> RankerLike:
+        """Load the model now instead of at first use; return the live reranker, to share it."""
+        reranker = self._source.get()
+        start = getattr(reranker, "start", None)
+        if callable(start):
+            start()
+        return reranker
+
+    async def awarm_up(self) -> RankerLike:
+        """Load the model now, off the event loop; see `warm_up`."""
+        return await asyncio.to_thread(self.warm_up)
+
+    def close(self) -> None:
+        """Free the model that was loaded here, never a shared one; the next use loads again."""
+        self._source.close()
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        query, items = _checked_call(nodes, query_bundle)
+        with self._reranking(query, items) as output:
+            texts = self._texts(items)
+            ranking: Sequence[RankedPassage] = []
+            if texts:
+                ranking = self._source.get().rank(query, list(texts.values()), self.top_n, self.score_threshold)
+            output.extend(self._ordered(items, list(texts), ranking))
+        return output
+
+    @dispatcher.span  # LlamaIndex itself does so only with the method above
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        query, items = _checked_call(nodes, query_bundle)
+        with self._reranking(query, items) as output:
+            texts = self._texts(items)
+            ranking: Sequence[RankedPassage] = []
+            if texts:
+                reranker = await self._source.aget()
+                ranking = await reranker.arank(query, list(texts.values()), self.top_n, self.score_threshold)
+            output.extend(self._ordered(items, list(texts), ranking))
+        return output
+
+    def _texts(self, items: Sequence[NodeWithScore]) -> dict[int, str]:
+        """Return what the model shall read of each node, by position; nodes without text are left out."""
+        texts = {position: item.node.get_content(self.metadata_mode) for position, item in enumerate(items)}
+        blank = [position for position, text in texts.items() if isinstance(text, str) and not text.strip()]
+        for position in blank:
+            del texts[position]
+        if blank:
+            logger.warning("%d of %d nodes have no text: they rank last, without a score.", len(blank), len(items))
+        return texts
+
+    def _ordered(
+        self, items: Sequence[NodeWithScore], positions: Sequence[int], ranking: Sequence[RankedPassage]
+    ) -> list[NodeWithScore]:
+        """Return copies in the ranking's order, then those that have no text.
+
+        Args:
+            items: The nodes as they came.
+            positions: Which of them the ranking is about, in its numbering.
+            ranking: The ranking, best first.
+        """
+        ordered = [self._copied(items[positions[place.index]], float(place.score)) for place in ranking]
+        if self.score_threshold is None:
+            blank = set(range(len(items))).difference(positions)
+            ordered += [self._copied(items[position], None) for position in sorted(blank)]
+        return ordered[: self.top_n]
+
+    def _copied(self, item: NodeWithScore, score: float | None) -> NodeWithScore:
+        node = copy_node(item.node)
+        if self.keep_retrieval_score:
+            write_hidden(node, _RETRIEVAL_SCORE, item.score)
+        if self.score_key is not None and score is not None:
+            write_hidden(node, self.score_key, score)
+        return item.model_copy(update={"node": node, "score": score})
+
+    def _reranking(self, query: str, items: list[NodeWithScore]) -> AbstractContextManager[list[NodeWithScore]]:
+        return reranking(self.callback_manager, query, items, self.top_n, self._source.model_name)
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - pydantic's own arguments
+        """Return every field but the live objects, as plain JSON values.
+
+        Raises:
+            ConfigError: A shared reranker does not tell what could be loaded in its place.
+        """
+        self._check_storable()
+        return super().to_dict(**{"mode": "json", **kwargs})
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], **kwargs: Any) -> Self:  # noqa: ANN401 - any field's value
+        """Build a postprocessor from what `to_dict` returns; `kwargs` take precedence."""
+        fields = {**data, **kwargs}
+        # `to_dict` says the default too, yet it must go on giving way to a model that allows less.
+        if fields.get("max_length") == DEFAULT_MAX_LENGTH:
+            del fields["max_length"]
+        return super().from_dict(fields)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy, with changes that are validated; it shares the model unless `deep` or an option changes."""
+        changes = dict(update or {})
+        if not deep and _FIXED.isdisjoint(changes):
+            copied = super().model_copy()
+            for name, value in changes.items():
+                setattr(copied, name, value)
+            return copied
+        left_out = OPTIONS if changes.get("reranker") is not None else frozenset[str]()
+        return type(self)(**{**copy.deepcopy(self._settings(left_out)), **changes})
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Return a postprocessor with the same settings and a model of its own."""
+        return self.model_copy(deep=True)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the settings only."""
+        return _restore, (type(self), self._settings())
+
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - any field's value
+        """Set a field; the options describe a model that may be loaded, so they stay.
+
+        Raises:
+            ConfigError: The value is wrong, or the field describes the model.
+        """
+        if name in _FIXED:
+            msg = f"{name} is fixed once a {type(self).__name__} is made; use model_copy(update={{{name!r}: ...}})."
+            raise ConfigError(msg)
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            raise _plain_error(error) from None
+
+    def _settings(self, left_out: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """Return the fields that were set, without live objects."""
+        if not left_out:
+            self._check_storable()
+        fields = type(self).model_fields
+        names = self.model_fields_set - left_out
+        return {name: getattr(self, name) for name in names if not fields[name].exclude}
+
+    def _check_storable(self) -> None:
+        if self.config is None:
+            name = self._source.model_name
+            msg = f"The shared {name} has no RerankConfig as its `config`: a copy would not know which model to load."
+            raise ConfigError(msg)
+
+
+def _restore(kind: type[FlagRerankPostprocessor], settings: dict[str, Any]) -> FlagRerankPostprocessor:
+    """Unpickle."""
+    return kind(**settings)
+
+
+def _checked_call(nodes: Sequence[NodeWithScore], query_bundle: QueryBundle | None) -> tuple[str, list[NodeWithScore]]:
+    """Return the query and the nodes, or say what is wrong with them, before any event is sent."""
+    if query_bundle is None:
+        msg = "Missing query bundle in extra info."
+        raise ValueError(msg)
+    if not isinstance(query_bundle, QueryBundle):
+        msg = f"query_bundle must be a QueryBundle, not {type(query_bundle).__name__}; a string goes in query_str=."
+        raise InputError(msg)
+    items = list(nodes)
+    for position, item in enumerate(items):
+        if not isinstance(item, NodeWithScore):
+            msg = f"nodes[{position}] must be a NodeWithScore, not {type(item).__name__}."
+            raise InputError(msg)
+    return query_bundle.query_str, items
+
+
+def _plain_error(error: ValidationError) -> Exception:
+    """Return this package's error for a wrong value; pydantic's stays for a field that does not exist."""
+    wrong = [detail for detail in error.errors() if detail["type"] not in {"extra_forbidden", "no_such_attribute"}]
+    if not wrong:
+        return error
+    said = (f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}, not {detail['input']!r}" for detail in wrong)
+    return ConfigError("; ".join(said))

@@ -1,0 +1,342 @@
+"""The Reranker: checks what it is given, hands it to an executor, puts the answer in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from flag_rerank_integrations.config import DEFAULT_MODEL, RerankConfig
+from flag_rerank_integrations.errors import ConfigError, InputError, WorkerError, WorkerTimeout
+from flag_rerank_integrations.inputs import checked_pairs, checked_requests
+from flag_rerank_integrations.pairs import Pair, ScoredPairs
+from flag_rerank_integrations.results import RankedPassage, RerankStats
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from flag_rerank_integrations.executors import Executor
+
+__all__ = ["Reranker"]
+
+logger = logging.getLogger(__name__)
+
+
+class Reranker:
+    """Scores and ranks passages against queries with a cross-encoder.
+
+    One instance may be used from many threads and event loops at once: calls share batches,
+    and each gets its own scores. Pickling and copying carry the options only; the copy loads
+    its model when it is first used.
+
+    Args:
+        model: A local directory, a hub id, or "quickstart".
+        **options: See `RerankConfig`.
+
+    Raises:
+        ConfigError: An option is wrong.
+        DeviceError: The device does not exist; nothing was loaded.
+        ModelLoadError: The checkpoint is missing, broken, or not a reranker.
+    """
+
+    def __init__(self, model: str = DEFAULT_MODEL, **options: Any) -> None:  # noqa: ANN401 - RerankConfig checks them
+        self._init(RerankConfig.from_dict({"model": model, **options}))
+        self.start()
+
+    def _init(self, config: RerankConfig) -> None:
+        self._config = config
+        self._executor: Executor | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_config(cls, config: RerankConfig, *, start: bool = True) -> Self:
+        """Make a Reranker from a config.
+
+        Args:
+            config: All options.
+            start: Whether to load the model now, or when it is first used.
+
+        Raises:
+            RerankError: As the constructor.
+        """
+        if not isinstance(config, RerankConfig):
+            msg = f"from_config needs a RerankConfig, not {type(config).__name__}."
+            raise ConfigError(msg)
+        self = cls.__new__(cls)
+        self._init(config)
+        if start:
+            self.start()
+        return self
+
+    @property
+    def config(self) -> RerankConfig:
+        """The options this Reranker was made with."""
+        return self._config
+
+    def start(self) -> None:
+        """Load the model unless it is loaded; other threads that need it wait.
+
+        Raises:
+            RerankError: As the constructor; or `WorkerError` after `close`.
+        """
+        self._started()
+
+    def score(self, pairs: Iterable[Pair]) -> list[float]:
+        """Score pairs of query and passage.
+
+        Args:
+            pairs: (query, passage) pairs.
+
+        Returns:
+            One score a pair, in order: the logit, or its sigmoid with `normalize=True`.
+
+        Raises:
+            InputError: Something is not a pair of strings, or a text is too long and
+                `long_passages="error"`.
+            WorkerError: Scoring failed; `WorkerTimeout` where it took over `timeout` seconds.
+        """
+        checked = checked_pairs(pairs)
+        return self._scores(self._wait(checked))
+
+    async def ascore(self, pairs: Iterable[Pair]) -> list[float]:
+        """Score pairs without blocking the event loop; see `score`."""
+        checked = checked_pairs(pairs)
+        return self._scores(await self._await(checked))
+
+    def rank(
+        self,
+        query: str,
+        passages: Iterable[str],
+        top_n: int | None = None,
+        score_threshold: float | None = None,
+    ) -> list[RankedPassage]:
+        """Rank the passages of one query, best first; equal scores keep their order.
+
+        Args:
+            query: The query.
+            passages: The passages.
+            top_n: How many to return at most; None is all.
+            score_threshold: Passages with a lower score are left out, before `top_n` applies.
+
+        Raises:
+            InputError: A text is not a string, or too long with `long_passages="error"`.
+            ConfigError: `top_n` or `score_threshold` is wrong.
+            WorkerError: As in `score`.
+        """
+        return self.rank_many([(query, passages)], top_n, score_threshold)[0]
+
+    async def arank(
+        self,
+        query: str,
+        passages: Iterable[str],
+        top_n: int | None = None,
+        score_threshold: float | None = None,
+    ) -> list[RankedPassage]:
+        """Rank the passages of one query without blocking the event loop; see `rank`."""
+        return (await self.arank_many([(query, passages)], top_n, score_threshold))[0]
+
+    def rank_many(
+        self,
+        requests: Iterable[tuple[str, Iterable[str]]],
+        top_n: int | None = None,
+        score_threshold: float | None = None,
+    ) -> list[list[RankedPassage]]:
+        """Rank the passages of several queries in one go, with shared batches.
+
+        Args:
+            requests: (query, passages) of each ranking.
+            top_n: How many to return of each at most; None is all.
+            score_threshold: Passages with a lower score are left out, before `top_n` applies.
+
+        Returns:
+            One ranking for each request, in order; see `rank`.
+        """
+        counts, pairs = checked_requests(requests, top_n, score_threshold)
+        return self._rankings(self._wait(pairs), counts, top_n, score_threshold)
+
+    async def arank_many(
+        self,
+        requests: Iterable[tuple[str, Iterable[str]]],
+        top_n: int | None = None,
+        score_threshold: float | None = None,
+    ) -> list[list[RankedPassage]]:
+        """Rank the passages of several queries without blocking the event loop; see `rank_many`."""
+        counts, pairs = checked_requests(requests, top_n, score_threshold)
+        return self._rankings(await self._await(pairs), counts, top_n, score_threshold)
+
+    def stats(self) -> RerankStats:
+        """Return figures about all work done so far; zeros before the model is loaded."""
+        executor = self._executor
+        return RerankStats() if executor is None else executor.stats()
+
+    def close(self) -> None:
+        """Free the model and the device; calls still running end with `WorkerError`. Safe twice."""
+        with self._lock:
+            executor, self._executor, self._closed = self._executor, None, True
+        if executor is not None:
+            executor.close()
+
+    def __enter__(self) -> Self:
+        """Load the model unless it is loaded."""
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        """Load the model off the event loop unless it is loaded."""
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close off the event loop."""
+        await asyncio.to_thread(self.close)
+
+    def __getstate__(self) -> RerankConfig:
+        """Carry the options only: threads, weights and devices stay where they are."""
+        return self._config
+
+    def __setstate__(self, config: RerankConfig) -> None:
+        """Come back with the same options; the model is loaded at first use."""
+        self._init(config)
+
+    def __repr__(self) -> str:
+        """Name the model, the device and the state."""
+        state = "closed" if self._closed else "loaded" if self._executor is not None else "not loaded"
+        return f"<{type(self).__name__} {self._config.model!r} on {self._config.device!r}, {state}>"
+
+    def _started(self) -> Executor:
+        executor = self._executor
+        if executor is not None:
+            return executor
+        with self._lock:
+            if self._closed:
+                msg = "This Reranker is closed."
+                raise WorkerError(msg)
+            if self._executor is None:
+                from flag_rerank_integrations import executors
+
+                self._executor = executors.start(self._config)
+            return self._executor
+
+    def _submit(self, pairs: Sequence[Pair]) -> Future[ScoredPairs]:
+        bar = _Bar(len(pairs)) if self._config.progress and pairs else None
+        future = self._started().submit(pairs, None if bar is None else bar.update)
+        if bar is not None:
+            future.add_done_callback(bar.close)
+        return future
+
+    def _wait(self, pairs: Sequence[Pair]) -> ScoredPairs:
+        """Score and block; whoever is interrupted takes its queued work along."""
+        if not pairs:
+            return ScoredPairs([], [])
+        future = self._submit(pairs)
+        try:
+            return future.result(self._config.timeout)
+        except FutureTimeoutError as error:
+            if future.done() and future.exception() is error:
+                raise
+            raise self._timed_out(len(pairs)) from None
+        finally:
+            future.cancel()
+
+    async def _await(self, pairs: Sequence[Pair]) -> ScoredPairs:
+        """Score without blocking; a cancelled task takes its queued work along."""
+        if not pairs:
+            return ScoredPairs([], [])
+        if self._executor is None:
+            await asyncio.to_thread(self.start)
+        future = self._submit(pairs)
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), self._config.timeout)
+        except (asyncio.TimeoutError, TimeoutError) as error:
+            if isinstance(error, WorkerTimeout):
+                raise
+            raise self._timed_out(len(pairs)) from None
+        finally:
+            future.cancel()
+
+    def _timed_out(self, count: int) -> WorkerTimeout:
+        return WorkerTimeout(f"{count} pairs were not scored within timeout={self._config.timeout} seconds.")
+
+    def _scores(self, scored: ScoredPairs) -> list[float]:
+        """Check and finish the logits of one call."""
+        self._check_truncation(scored.truncated_tokens)
+        for position, logit in enumerate(scored.logits):
+            if not math.isfinite(logit):
+                msg = (
+                    f"The model's score of pair {position} is not a number ({logit}). "
+                    f"Half precision may have overflowed: try dtype='float32'."
+                )
+                raise WorkerError(msg)
+        return [_sigmoid(logit) for logit in scored.logits] if self._config.normalize else scored.logits
+
+    def _check_truncation(self, truncated_tokens: Sequence[int]) -> None:
+        """Say once a call what was not read, or refuse it where that was asked for."""
+        cut = [tokens for tokens in truncated_tokens if tokens]
+        if not cut:
+            return
+        said = f"{len(cut)} of {len(truncated_tokens)} passages are longer than fits (by {max(cut)} tokens at most)"
+        if self._config.long_passages == "error":
+            msg = f"{said}. Raise max_length, split them, or use long_passages='truncate'."
+            raise InputError(msg)
+        logger.warning("%s: their ends were not read.", said)
+
+    def _rankings(
+        self, scored: ScoredPairs, counts: Sequence[int], top_n: int | None, score_threshold: float | None
+    ) -> list[list[RankedPassage]]:
+        """Cut the scores of all requests into one ranking for each."""
+        scores = self._scores(scored)
+        rankings, first = [], 0
+        for count in counts:
+            part = slice(first, first + count)
+            rankings.append(_ranking(scores[part], scored.truncated_tokens[part], top_n, score_threshold))
+            first += count
+        return rankings
+
+
+class _Bar:
+    """A progress bar over the pairs of one call, on standard error."""
+
+    def __init__(self, total: int) -> None:
+        from tqdm.auto import tqdm
+
+        self._bar = tqdm(total=total, unit="pair", desc="reranking")
+
+    def update(self, count: int) -> None:
+        """Advance by some pairs."""
+        self._bar.update(count)
+
+    def close(self, _future: Future[ScoredPairs]) -> None:
+        """End the line."""
+        self._bar.close()
+
+
+def _ranking(
+    scores: Sequence[float], truncated: Sequence[int], top_n: int | None, score_threshold: float | None
+) -> list[RankedPassage]:
+    """Sort by score, best first; Python's sort keeps the order of equal scores."""
+    kept = [i for i, score in enumerate(scores) if score_threshold is None or score >= score_threshold]
+    kept.sort(key=lambda i: -scores[i])
+    return [RankedPassage(i, scores[i], truncated[i]) for i in kept[:top_n]]
+
+
+def _sigmoid(logit: float) -> float:
+    """Return 1 / (1 + exp(-logit)) in float64, without overflow."""
+    if logit >= 0:
+        return 1 / (1 + math.exp(-logit))
+    power = math.exp(logit)
+    return power / (1 + power)

@@ -1,0 +1,100 @@
+"""What a reranker gives back: ranked passages, and figures about the work done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+__all__ = ["DeviceStats", "RankedPassage", "RerankStats", "add"]
+
+
+@dataclass(frozen=True, slots=True)
+class RankedPassage:
+    """One passage of a ranking."""
+
+    index: int
+    """Position of the passage in the list that was ranked, from 0."""
+    score: float
+    """The model's logit, or its sigmoid where `normalize=True`."""
+    truncated_tokens: int = 0
+    """Tokens of the passage that did not fit and were not read. For a text too long
+    to be tokenized whole the part beyond the cap is estimated from its characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStats:
+    """One device; memory is in bytes, and None where the driver does not tell."""
+
+    name: str
+    free_memory: int | None = None
+    used_memory: int | None = None
+    peak_memory: int | None = None
+    utilization: float | None = None
+    """Busy fraction, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class RerankStats:
+    """A snapshot of all the work one Reranker has done since it was made."""
+
+    pairs: int = 0
+    """Pairs asked for."""
+    scored_pairs: int = 0
+    """Pairs the model ran on: equal pairs of one call are scored once."""
+    tokens: int = 0
+    """Real tokens the model read, special tokens included."""
+    computed_tokens: int = 0
+    """Token positions computed, padding included."""
+    padding_fraction: float = 0.0
+    """Share of the computed positions that was padding, 0 to 1."""
+    tokens_per_second: float = 0.0
+    """Real tokens over the seconds spent scoring (encoding included)."""
+    forward_passes: int = 0
+    seconds: float = 0.0
+    """Seconds spent scoring."""
+    truncated_pairs: int = 0
+    oom_backoffs: int = 0
+    """Times the token budget was halved because a device ran out of memory."""
+    worker_restarts: int = 0
+    max_batch_tokens: int = 0
+    """The token budget in force now."""
+    family: str = ""
+    layout: str = ""
+    """How pairs share a forward pass: "packed" (no padding), "padded" or "single"."""
+    load_seconds: dict[str, float] = field(default_factory=dict)
+    """Where the start-up went: seconds by step ("imports", "tokenizer", "weights", ...)."""
+    devices: tuple[DeviceStats, ...] = ()
+
+
+_ADDED = (
+    "pairs",
+    "scored_pairs",
+    "tokens",
+    "computed_tokens",
+    "forward_passes",
+    "seconds",
+    "truncated_pairs",
+    "oom_backoffs",
+)
+
+
+def add(one: RerankStats, other: RerankStats) -> RerankStats:
+    """Return the figures of two workers together.
+
+    Work and speeds are added up, for workers run side by side; the budget is the smaller one,
+    and each step of the load that of the slower one.
+    """
+    if not other.family:
+        return one
+    if not one.family:
+        return other
+    total = {name: getattr(one, name) + getattr(other, name) for name in _ADDED}
+    steps = dict.fromkeys((*one.load_seconds, *other.load_seconds), 0.0)
+    slower = {step: max(one.load_seconds.get(step, 0.0), other.load_seconds.get(step, 0.0)) for step in steps}
+    return replace(
+        one,
+        **total,
+        padding_fraction=1 - total["tokens"] / total["computed_tokens"] if total["computed_tokens"] else 0.0,
+        tokens_per_second=one.tokens_per_second + other.tokens_per_second,
+        max_batch_tokens=min(one.max_batch_tokens, other.max_batch_tokens),
+        load_seconds=slower,
+    )

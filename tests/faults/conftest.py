@@ -1,0 +1,45 @@
+"""A pool of two real worker processes for each module, and a count of survived faults at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from faults.pool_tools import PAIRS
+
+from flag_rerank_integrations import Reranker
+
+outcomes: dict[str, bool] = {}
+
+
+@pytest.fixture(scope="session")
+def model(tiny: Any) -> str:
+    path: str = tiny("bert")
+    return path
+
+
+@pytest.fixture(scope="session")
+def expected(model: str) -> list[float]:
+    """What one device in this process gives."""
+    with Reranker(model, device="cpu") as alone:
+        return alone.score(PAIRS)
+
+
+@pytest.fixture(scope="module")
+def pool(model: str) -> Iterator[Reranker]:
+    with Reranker(model, device="cpu:2") as live:
+        yield live
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    if report.when == "call":
+        outcomes[item.nodeid] = report.passed
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if outcomes:
+        terminalreporter.write_line(f"faults: {sum(outcomes.values())} of {len(outcomes)} survived")

@@ -1,0 +1,170 @@
+"""Workers are killed, hang or fail: every call ends in the right scores or one clear error."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from faults.pool_tools import PAIRS, kill, pids, same, wait_until
+
+from flag_rerank_integrations import Reranker
+from flag_rerank_integrations.errors import ModelLoadError, WorkerDied, WorkerError, WorkerTimeout
+
+
+def busy(pool: Reranker) -> None:
+    """Wait until every worker has a shard in hand."""
+    dispatchers = pool._executor._pool.dispatchers  # type: ignore[union-attr]
+    wait_until(lambda: all(dispatcher.busy for dispatcher in dispatchers))
+
+
+def test_killed_while_idle(pool: Reranker, expected: list[float]) -> None:
+    kill(pids(pool)[0])
+    assert same(pool.score(PAIRS), expected)
+
+
+def test_all_killed_while_idle(pool: Reranker, expected: list[float]) -> None:
+    for pid in pids(pool):
+        kill(pid)
+    assert same(pool.score(PAIRS), expected)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV])
+def test_killed_while_busy(pool: Reranker, expected: list[float], how: signal.Signals) -> None:
+    restarts = pool.stats().worker_restarts
+    with ThreadPoolExecutor(1) as callers:
+        call = callers.submit(pool.score, PAIRS)
+        busy(pool)
+        kill(pids(pool)[-1], how)
+        assert same(call.result(100), expected)
+    wait_until(lambda: pool.stats().worker_restarts > restarts)
+
+
+def test_all_killed_while_busy(pool: Reranker, expected: list[float]) -> None:
+    with ThreadPoolExecutor(1) as callers:
+        call = callers.submit(pool.score, PAIRS)
+        busy(pool)
+        for pid in pids(pool):
+            kill(pid)
+        assert same(call.result(100), expected)
+
+
+def test_killed_during_load(model: str) -> None:
+    outcome: list[Any] = []
+
+    def start() -> None:
+        try:
+            with Reranker(model, device="cpu:2") as fresh:
+                outcome.append(fresh.score([("a", "b")]))
+        except WorkerDied as error:
+            outcome.append(error)
+
+    import psutil
+
+    before = {child.pid for child in psutil.Process().children()}
+    thread = threading.Thread(target=start)
+    thread.start()
+
+    def new() -> list[int]:
+        return [child.pid for child in psutil.Process().children() if child.pid not in before]
+
+    wait_until(new)
+    kill(new()[0])
+    thread.join(100)
+    assert len(outcome) == 1
+    assert isinstance(outcome[0], WorkerDied)
+    assert "exit code -9" in str(outcome[0])
+    wait_until(lambda: not new(), 10)
+
+
+def test_exit_code_zero_is_a_death_too(pool: Reranker, expected: list[float]) -> None:
+    """A worker that leaves politely, here because its input ends, is replaced like any other."""
+    pool._executor._pool.dispatchers[0].worker._process.stdin.close()  # type: ignore[union-attr]
+    assert same(pool.score(PAIRS), expected)
+
+
+def test_a_shard_that_kills_every_worker_fails_alone(model: str, expected: list[float]) -> None:
+    """Twice it is tried again, then the caller is told; others and the pool live on."""
+    with Reranker(model, device="cpu:2") as fresh:
+        dispatchers = fresh._executor._pool.dispatchers  # type: ignore[union-attr]
+        poison, killed = ("poison", "poison"), []
+        for dispatcher in dispatchers:
+            ask = dispatcher.worker.ask
+
+            def asking(message: Any, timeout: Any, ask: Any = ask, dispatcher: Any = dispatcher) -> Any:
+                if poison in message["pairs"]:
+                    killed.append(dispatcher.worker.pid)
+                    kill(dispatcher.worker.pid)
+                return ask(message, timeout)
+
+            dispatcher.worker.ask = asking
+        with ThreadPoolExecutor(2) as callers:
+            bad, good = callers.submit(fresh.score, [poison]), callers.submit(fresh.score, PAIRS)
+            with pytest.raises(WorkerDied, match=r"cpu.*exit code -9"):
+                bad.result(200)
+            assert same(good.result(200), expected)
+        assert len(killed) == 3
+        assert same(fresh.score(PAIRS), expected)
+
+
+def test_hang_past_the_timeout(model: str, expected: list[float]) -> None:
+    """A stopped process answers nothing, like one whose GIL is held for ever."""
+    with Reranker(model, device="cpu:2", timeout=3) as fresh:
+        hung = pids(fresh)
+        for pid in hung:
+            kill(pid, signal.SIGSTOP)
+        start = time.monotonic()
+        with pytest.raises(WorkerTimeout, match="timeout=3"):
+            fresh.score(PAIRS)
+        assert time.monotonic() - start < 30
+        object.__setattr__(fresh.config, "timeout", 100)
+        assert same(fresh.score(PAIRS), expected)
+        assert not set(hung) & set(pids(fresh))
+
+
+def test_an_exception_on_one_input_is_that_request_s_alone(pool: Reranker, expected: list[float]) -> None:
+    """The worker is sent something that its scorer chokes on; it answers with the reason and lives on."""
+    alive = pids(pool)
+    with ThreadPoolExecutor(2) as callers:
+        good = callers.submit(pool.score, PAIRS)
+        bad = pool._executor.submit([("query", 7)])  # type: ignore[list-item, union-attr]
+        with pytest.raises(WorkerError, match="Scoring on cpu failed"):
+            bad.result(100)
+        assert same(good.result(100), expected)
+    assert pids(pool) == alive
+
+
+def test_a_load_that_fails_is_the_same_error_as_in_one_process(model: str) -> None:
+    with pytest.raises(ModelLoadError, match="no directory"):
+        Reranker("/no/such/model", device="cpu:2")
+
+
+def test_scores_stay_right_while_workers_die_under_the_calls(pool: Reranker, expected: list[float]) -> None:
+    stop = threading.Event()
+
+    def killing() -> None:
+        while not stop.wait(0.5):
+            alive = pids(pool)
+            if alive:
+                try:
+                    kill(alive[0])
+                except ProcessLookupError:
+                    continue
+
+    thread = threading.Thread(target=killing)
+    thread.start()
+    try:
+        wrong = 0
+        for _ in range(3):
+            try:
+                wrong += not same(pool.score(PAIRS[:40]), expected[:40])
+            except WorkerDied:  # noqa: PERF203 - an honest answer, too
+                continue
+        assert wrong == 0
+    finally:
+        stop.set()
+        thread.join()
+    assert same(pool.score(PAIRS), expected)

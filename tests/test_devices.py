@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flag_rerank_integrations import Reranker
+from flag_rerank_integrations.devices import (
+    Device,
+    DeviceInfo,
+    choose,
+    explain_auto,
+    inventory,
+    resolve,
+    visible_memory,
+)
+from flag_rerank_integrations.errors import ConfigError, DeviceError
+
+GIB = 1 << 30
+TABLE = """\
+0, GPU-aaaa1111, NVIDIA H200, 1024, 143771
+1, GPU-bbbb2222, NVIDIA H200, 90000, 143771
+2, GPU-cccc3333, NVIDIA A100, 70000, 81920
+"""
+
+
+def gpu(index: int, free: int | None) -> DeviceInfo:
+    return DeviceInfo(Device("cuda", index), "GPU", free, 80 * GIB)
+
+
+CPU = DeviceInfo(Device("cpu"), "CPU")
+
+
+def test_auto_takes_the_most_free_memory_and_not_the_first() -> None:
+    devices = (gpu(0, 2 * GIB), gpu(1, 60 * GIB), gpu(2, 40 * GIB), CPU)
+    assert choose(devices).device == Device("cuda", 1)
+    assert "cuda:1" in explain_auto(devices)
+    assert "60.0 GiB" in explain_auto(devices)
+
+
+def test_auto_takes_the_first_where_nothing_is_known() -> None:
+    assert choose((gpu(0, None), gpu(1, None), CPU)).device == Device("cuda", 0)
+    assert choose((gpu(0, None), gpu(1, 1), CPU)).device == Device("cuda", 1)
+
+
+def test_auto_falls_back_to_the_cpu_with_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "flag_rerank_integrations"):
+        assert choose((CPU,)).device == Device("cpu")
+    assert "CPU" in caplog.text
+    assert "no accelerator" in explain_auto((CPU,))
+
+
+def test_memory_follows_the_visible_devices() -> None:
+    every = visible_memory(TABLE, None)
+    assert [every[i][1] >> 20 for i in range(3)] == [1024, 90000, 70000]
+    assert visible_memory(TABLE, "2,0") == {0: every[2], 1: every[0]}
+    assert visible_memory(TABLE, "GPU-bbbb") == {0: every[1]}
+    assert visible_memory(TABLE, "") == {}
+    assert visible_memory("0, GPU-x, Some GPU, [N/A], [N/A]\n", None) == {}
+    assert visible_memory("Failed to initialize NVML\n", None) == {}
+
+
+def test_memory_is_asked_of_the_driver_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flag_rerank_integrations.devices import _cuda_memory
+
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\ncat <<'TABLE'\n{TABLE}TABLE\n")
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert _cuda_memory() == {0: ("NVIDIA H200", 90000 << 20, 143771 << 20)}
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    assert _cuda_memory() == {}
+
+
+@pytest.mark.parametrize("spec", ["cpu", "CPU", " cpu "])
+def test_cpu(spec: str) -> None:
+    assert resolve(spec) == (Device("cpu"),)
+
+
+@pytest.mark.parametrize("spec", [["cpu", "cpu"], "all", "cpu:2", "auto:2", "ray:4", ("cuda:0",)])
+def test_several_devices_are_not_available_yet(spec: Any) -> None:
+    with pytest.raises(ConfigError, match="not available yet"):
+        resolve(spec)
+
+
+@pytest.mark.parametrize("spec", ["gpu", "cuda:x", "cuda:-1", "", "tpu:0", "cuda 1"])
+def test_what_cannot_be_read_is_refused_with_examples(spec: str) -> None:
+    with pytest.raises(ConfigError, match="cuda:1"):
+        resolve(spec)
+
+
+@pytest.mark.parametrize("spec", ["cuda:97", "mps", "npu:0", "xpu:0"])
+def test_a_device_that_does_not_exist_is_refused_with_a_list(spec: str) -> None:
+    if spec in {str(info.device) for info in inventory()}:
+        spec = "cuda:98"
+    with pytest.raises(DeviceError, match=r"there is .*cpu"):
+        resolve(spec)
+
+
+@pytest.mark.parametrize("device", [97, "cuda:97", torch.device("cuda", 97)])
+def test_a_missing_device_is_refused_before_anything_is_loaded(device: Any) -> None:
+    with pytest.raises(DeviceError, match="cuda:97"):
+        Reranker("/no/such/model", device=device)
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
+def test_forms_of_one_device(tiny: Any, device: Any) -> None:
+    with Reranker(tiny("bert"), device=device) as reranker:
+        assert reranker.config.device == "cpu"
+        assert reranker.stats().devices[0].name == "cpu"
+
+
+def test_inventory_ends_with_the_cpu() -> None:
+    devices = inventory()
+    assert devices[-1].device == Device("cpu")
+    assert devices[-1].total_memory is None or devices[-1].total_memory > GIB >> 4
+    assert resolve("auto")[0] in {info.device for info in devices}
+
+
+def test_choosing_the_cpu_does_not_import_torch() -> None:
+    code = "import sys; from flag_rerank_integrations.devices import resolve; resolve('cpu'); "
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,203 @@
+"""A wrong model is one clear error, and never a score."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import SPECS, build
+from transformers import AutoModel, AutoModelForMaskedLM
+
+from flag_rerank_integrations import Reranker
+from flag_rerank_integrations.errors import ConfigError, ModelLoadError
+
+
+@pytest.fixture
+def copy(tiny: Any, tmp_path: Path) -> Any:
+    """Copies of small checkpoints to break."""
+
+    def make(name: str) -> Path:
+        return Path(shutil.copytree(tiny(name), tmp_path / name))
+
+    return make
+
+
+def edit_config(path: Path, **changes: Any) -> None:
+    file = path / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def edit_weights(path: Path, edit: Any) -> None:
+    file = str(path / "model.safetensors")
+    weights = load_file(file)
+    edit(weights)
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def refused(path: Path | str, match: str, **options: Any) -> None:
+    with pytest.raises(ModelLoadError, match=match):
+        Reranker(str(path), device="cpu", **options)
+
+
+def test_no_such_directory() -> None:
+    refused("/no/such/model", "no directory")
+    refused("./no-such-model", "no directory")
+
+
+def test_no_such_hub_model(tmp_path: Path) -> None:
+    refused("no-such-owner/no-such-model", "HF_TOKEN", local_files_only=True, cache_dir=tmp_path)
+
+
+def test_directory_without_a_model(tmp_path: Path) -> None:
+    refused(tmp_path, "config.json")
+
+
+def test_config_that_is_not_json(copy: Any) -> None:
+    path = copy("bert")
+    (path / "config.json").write_text("{")
+    refused(path, r"config\.json")
+
+
+def test_embedding_model(tmp_path: Path, tiny: Any) -> None:
+    shutil.copytree(tiny("bert"), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").unlink()
+    AutoModel.from_pretrained(tiny("bert")).save_pretrained(tmp_path)
+    refused(tmp_path, "BertModel, not a reranker")
+    (tmp_path / "modules.json").write_text(json.dumps([{"type": "sentence_transformers.models.Pooling"}]))
+    refused(tmp_path, "embedding model")
+    edit_config(tmp_path, architectures=["BertForSequenceClassification"])
+    (tmp_path / "modules.json").unlink()
+    refused(tmp_path, "lacks the weights classifier")
+
+
+def test_language_model_without_a_classification_head(tmp_path: Path, tiny: Any) -> None:
+    shutil.copytree(tiny("bert"), tmp_path, dirs_exist_ok=True)
+    AutoModelForMaskedLM.from_pretrained(tiny("bert")).save_pretrained(tmp_path)
+    refused(tmp_path, "BertForMaskedLM, not a reranker")
+
+
+def test_missing_head(copy: Any) -> None:
+    path = copy("xlm-roberta")
+    edit_weights(path, lambda weights: weights.pop("classifier.out_proj.weight"))
+    refused(path, r"lacks the weights classifier\.out_proj\.weight")
+
+
+def test_missing_layer(copy: Any) -> None:
+    path = copy("gemma")
+    edit_weights(path, lambda weights: weights.pop("model.layers.1.mlp.up_proj.weight"))
+    refused(path, r"model\.layers\.1\.mlp\.up_proj")
+
+
+def test_unused_head(copy: Any) -> None:
+    path = copy("bert")
+    edit_weights(path, lambda weights: weights.update(other_head=torch.ones(2)))
+    refused(path, "no place for: other_head")
+
+
+def test_wrong_shapes(copy: Any) -> None:
+    path = copy("bert")
+    edit_config(path, hidden_size=64)
+    refused(path, "could not be loaded")
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+def test_more_than_one_label(tmp_path: Path, labels: int) -> None:
+    build(SPECS["bert"], tmp_path, num_labels=labels)
+    refused(tmp_path, f"{labels} labels")
+
+
+def test_truncated_weights(copy: Any) -> None:
+    file = copy("bert") / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    refused(file.parent, "could not be loaded")
+
+
+def test_no_weights(copy: Any) -> None:
+    path = copy("bert")
+    (path / "model.safetensors").unlink()
+    refused(path, "no .*safetensors")
+
+
+def test_pickled_weights_are_refused(copy: Any) -> None:
+    path = copy("bert")
+    torch.save(load_file(str(path / "model.safetensors")), path / "pytorch_model.bin")
+    (path / "model.safetensors").unlink()
+    refused(path, "pickle")
+
+
+def test_remote_code_is_not_run(copy: Any, tmp_path: Path) -> None:
+    path = copy("bert")
+    marker = tmp_path / "ran"
+    (path / "evil.py").write_text(f"import pathlib; pathlib.Path({str(marker)!r}).touch()\nclass Config: pass\n")
+    edit_config(path, model_type="evil", auto_map={"AutoConfig": "evil.Config"})
+    refused(path, "could not be loaded")
+    assert not marker.exists()
+
+
+def test_no_tokenizer(copy: Any) -> None:
+    path = copy("bert")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (path / name).unlink()
+    refused(path, "no tokenizer")
+
+
+def test_tokenizer_of_another_model(copy: Any) -> None:
+    path = copy("bert")
+    edit_config(path, vocab_size=100)
+    edit_weights(
+        path,
+        lambda weights: weights.update(
+            {name: rows[:100].clone() for name, rows in weights.items() if name.endswith("word_embeddings.weight")}
+        ),
+    )
+    refused(path, "embeddings for 100")
+
+
+@pytest.mark.parametrize("architecture", ["LayerWiseMiniCPMForCausalLM", "CostWiseGemmaForCausalLM"])
+def test_families_to_come_are_named(copy: Any, architecture: str) -> None:
+    path = copy("gemma")
+    edit_config(path, architectures=[architecture])
+    refused(path, "not available yet")
+
+
+@pytest.mark.parametrize("name, limit", [("bert", 256), ("xlm-roberta", 256), ("modernbert", 256)])
+def test_length_above_the_positions_names_both(tiny: Any, name: str, limit: int) -> None:
+    with pytest.raises(ConfigError, match=rf"max_length={limit + 1}\b.*\b{limit}\b"):
+        Reranker(tiny(name), device="cpu", max_length=limit + 1)
+    with Reranker(tiny(name), device="cpu", max_length=limit) as reranker:
+        assert len(reranker.score([("panda", "bear " * 900)])) == 1
+
+
+def test_default_length_gives_way(tiny: Any) -> None:
+    with Reranker(tiny("bert"), device="cpu") as reranker:
+        assert reranker._executor._scorer._family.max_length == 256
+        assert reranker.config.max_length == 1024
+
+
+def test_family_is_read_from_the_files_not_the_name(tiny: Any, tmp_path: Path) -> None:
+    path = shutil.copytree(tiny("bert"), tmp_path / "bge-reranker-v2-gemma")
+    with Reranker(str(path), device="cpu") as reranker:
+        assert reranker.stats().family == "encoder"
+
+
+def test_prompt_for_an_encoder_is_refused(tiny: Any) -> None:
+    with pytest.raises(ConfigError, match="prompt"):
+        Reranker(tiny("bert"), device="cpu", prompt="Judge this.")
+
+
+def test_backend_and_family_must_agree(tiny: Any) -> None:
+    with pytest.raises(ConfigError, match="backend"):
+        Reranker(tiny("bert"), device="cpu", backend="torch", family="onnx")
+
+
+def test_half_precision_weights_load_as_asked(tiny: Any) -> None:
+    with Reranker(tiny("bert"), device="cpu", dtype="bfloat16") as half, Reranker(tiny("bert"), device="cpu") as full:
+        assert half._executor._scorer._family.model.dtype == torch.bfloat16
+        pairs = [("panda", "a bear"), ("panda", "Berlin is a city of people")]
+        assert half.score(pairs) == pytest.approx(full.score(pairs), abs=0.1)
+        assert half.score(pairs) != full.score(pairs)
