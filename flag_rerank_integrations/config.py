@@ -217,11 +217,13 @@ class RerankConfig:
 
 
 def _device_form(device: object) -> Any:  # noqa: ANN401 - what it cannot bring into form, `devices.resolve` refuses
-    """Give a device spec as a string or a tuple of strings: an index is a CUDA device."""
+    """Give a device spec as a string or a tuple of strings: an index is a CUDA device, a comma makes a list."""
     if isinstance(device, list | tuple) and not any(isinstance(item, list | tuple) for item in device):
         return tuple(_device_form(item) for item in device)
     if isinstance(device, bool | list | tuple) or device is None:
         _refuse("device", device, "a device such as 'auto', 'cpu', 'cuda:1' or 1, or a list of them")
+    if isinstance(device, str) and "," in device:
+        return tuple(item.strip() for item in device.split(","))
     return f"cuda:{device}" if isinstance(device, int) else str(device)
 
 

@@ -98,6 +98,9 @@ def resolve(spec: str | Sequence[str]) -> tuple[Device, ...]:
 def _resolve_one(name: str) -> list[Device]:
     """Return the devices that one name stands for."""
     match = _SPEC.fullmatch(name.strip().lower())
+    if match is not None and match["kind"] == "ray":
+        msg = f"device={name!r} is not available yet: this version runs on one machine."
+        raise ConfigError(msg)
     if match is None or match["kind"] not in ("all", "auto", "cpu", *_ACCELERATORS):
         msg = (
             f"device={name!r} is no device. Examples: 'auto', 'cpu', 'cuda:1', 'mps', 'npu:0', 'xpu:0'; "

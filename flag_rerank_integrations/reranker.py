@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from flag_rerank_integrations.config import DEFAULT_MODEL, RerankConfig
-from flag_rerank_integrations.errors import ConfigError, InputError, WorkerError, WorkerTimeout
+from flag_rerank_integrations.errors import ConfigError, WorkerError, WorkerTimeout
 from flag_rerank_integrations.inputs import checked_pairs, checked_requests
 from flag_rerank_integrations.pairs import Pair, ScoredPairs
+from flag_rerank_integrations.progress import ProgressBar
+from flag_rerank_integrations.ranking import rankings_of, scores_of
 from flag_rerank_integrations.results import RankedPassage, RerankStats
 
 if TYPE_CHECKING:
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     from flag_rerank_integrations.executors import Executor
 
 __all__ = ["Reranker"]
-
-logger = logging.getLogger(__name__)
 
 
 class Reranker:
@@ -53,6 +53,7 @@ class Reranker:
         self._config = config
         self._executor: Executor | None = None
         self._closed = False
+        self._start_seconds = 0.0
         self._lock = threading.Lock()
 
     @classmethod
@@ -103,12 +104,12 @@ class Reranker:
             WorkerError: Scoring failed; `WorkerTimeout` where it took over `timeout` seconds.
         """
         checked = checked_pairs(pairs)
-        return self._scores(self._wait(checked))
+        return scores_of(self._wait(checked), self._config)
 
     async def ascore(self, pairs: Iterable[Pair]) -> list[float]:
         """Score pairs without blocking the event loop; see `score`."""
         checked = checked_pairs(pairs)
-        return self._scores(await self._await(checked))
+        return scores_of(await self._await(checked), self._config)
 
     def rank(
         self,
@@ -159,7 +160,9 @@ class Reranker:
             One ranking for each request, in order; see `rank`.
         """
         counts, pairs = checked_requests(requests, top_n, score_threshold)
-        return self._rankings(self._wait(pairs), counts, top_n, score_threshold)
+        if top_n == 0:
+            return [[] for _ in counts]
+        return rankings_of(self._wait(pairs), self._config, counts, top_n, score_threshold)
 
     async def arank_many(
         self,
@@ -169,12 +172,17 @@ class Reranker:
     ) -> list[list[RankedPassage]]:
         """Rank the passages of several queries without blocking the event loop; see `rank_many`."""
         counts, pairs = checked_requests(requests, top_n, score_threshold)
-        return self._rankings(await self._await(pairs), counts, top_n, score_threshold)
+        if top_n == 0:
+            return [[] for _ in counts]
+        return rankings_of(await self._await(pairs), self._config, counts, top_n, score_threshold)
 
     def stats(self) -> RerankStats:
         """Return figures about all work done so far; zeros before the model is loaded."""
         executor = self._executor
-        return RerankStats() if executor is None else executor.stats()
+        if executor is None:
+            return RerankStats()
+        stats = executor.stats()
+        return replace(stats, load_seconds={**stats.load_seconds, "total": self._start_seconds})
 
     def close(self) -> None:
         """Free the model and the device; calls still running end with `WorkerError`. Safe twice."""
@@ -227,13 +235,15 @@ class Reranker:
                 msg = "This Reranker is closed."
                 raise WorkerError(msg)
             if self._executor is None:
+                begin = time.perf_counter()
                 from flag_rerank_integrations import executors
 
                 self._executor = executors.start(self._config)
+                self._start_seconds = time.perf_counter() - begin
             return self._executor
 
     def _submit(self, pairs: Sequence[Pair]) -> Future[ScoredPairs]:
-        bar = _Bar(len(pairs)) if self._config.progress and pairs else None
+        bar = ProgressBar(len(pairs)) if self._config.progress and pairs else None
         future = self._started().submit(pairs, None if bar is None else bar.update)
         if bar is not None:
             future.add_done_callback(bar.close)
@@ -271,72 +281,3 @@ class Reranker:
 
     def _timed_out(self, count: int) -> WorkerTimeout:
         return WorkerTimeout(f"{count} pairs were not scored within timeout={self._config.timeout} seconds.")
-
-    def _scores(self, scored: ScoredPairs) -> list[float]:
-        """Check and finish the logits of one call."""
-        self._check_truncation(scored.truncated_tokens)
-        for position, logit in enumerate(scored.logits):
-            if not math.isfinite(logit):
-                msg = (
-                    f"The model's score of pair {position} is not a number ({logit}). "
-                    f"Half precision may have overflowed: try dtype='float32'."
-                )
-                raise WorkerError(msg)
-        return [_sigmoid(logit) for logit in scored.logits] if self._config.normalize else scored.logits
-
-    def _check_truncation(self, truncated_tokens: Sequence[int]) -> None:
-        """Say once a call what was not read, or refuse it where that was asked for."""
-        cut = [tokens for tokens in truncated_tokens if tokens]
-        if not cut:
-            return
-        said = f"{len(cut)} of {len(truncated_tokens)} passages are longer than fits (by {max(cut)} tokens at most)"
-        if self._config.long_passages == "error":
-            msg = f"{said}. Raise max_length, split them, or use long_passages='truncate'."
-            raise InputError(msg)
-        logger.warning("%s: their ends were not read.", said)
-
-    def _rankings(
-        self, scored: ScoredPairs, counts: Sequence[int], top_n: int | None, score_threshold: float | None
-    ) -> list[list[RankedPassage]]:
-        """Cut the scores of all requests into one ranking for each."""
-        scores = self._scores(scored)
-        rankings, first = [], 0
-        for count in counts:
-            part = slice(first, first + count)
-            rankings.append(_ranking(scores[part], scored.truncated_tokens[part], top_n, score_threshold))
-            first += count
-        return rankings
-
-
-class _Bar:
-    """A progress bar over the pairs of one call, on standard error."""
-
-    def __init__(self, total: int) -> None:
-        from tqdm.auto import tqdm
-
-        self._bar = tqdm(total=total, unit="pair", desc="reranking")
-
-    def update(self, count: int) -> None:
-        """Advance by some pairs."""
-        self._bar.update(count)
-
-    def close(self, _future: Future[ScoredPairs]) -> None:
-        """End the line."""
-        self._bar.close()
-
-
-def _ranking(
-    scores: Sequence[float], truncated: Sequence[int], top_n: int | None, score_threshold: float | None
-) -> list[RankedPassage]:
-    """Sort by score, best first; Python's sort keeps the order of equal scores."""
-    kept = [i for i, score in enumerate(scores) if score_threshold is None or score >= score_threshold]
-    kept.sort(key=lambda i: -scores[i])
-    return [RankedPassage(i, scores[i], truncated[i]) for i in kept[:top_n]]
-
-
-def _sigmoid(logit: float) -> float:
-    """Return 1 / (1 + exp(-logit)) in float64, without overflow."""
-    if logit >= 0:
-        return 1 / (1 + math.exp(-logit))
-    power = math.exp(logit)
-    return power / (1 + power)

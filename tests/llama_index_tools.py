@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
+import pytest
 from llama_index.core.callbacks import CBEventType
 from llama_index.core.callbacks.base_handler import BaseCallbackHandler
 from llama_index.core.instrumentation import get_dispatcher
@@ -17,6 +18,7 @@ from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index.core.schema import NodeWithScore, TextNode
 from pydantic import Field
 
+from flag_rerank_integrations import Reranker
 from flag_rerank_integrations.llama_index import FlagRerankPostprocessor
 
 QUERY = "How many people live in Berlin?"
@@ -27,6 +29,19 @@ TEXTS = [
     "Berlin is well known for its museums.",
     "Yes or No.",
 ]
+
+both = pytest.mark.parametrize("mode", ["sync", "async"])
+
+
+def ids(nodes: list[NodeWithScore]) -> list[str]:
+    """The ids of nodes, in order."""
+    return [node.node_id for node in nodes]
+
+
+def best_first(reranker: Reranker, texts: list[str]) -> list[tuple[str, float]]:
+    """Ids and scores by definition: each pair on its own, then a stable sort."""
+    scores = [reranker.score([(QUERY, text)])[0] for text in texts]
+    return sorted(((str(i), score) for i, score in enumerate(scores)), key=lambda place: -place[1])
 
 
 def nodes_of(texts: Sequence[str], **options: Any) -> list[NodeWithScore]:

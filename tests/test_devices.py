@@ -14,6 +14,7 @@ from flag_rerank_integrations import Reranker
 from flag_rerank_integrations.devices import (
     Device,
     DeviceInfo,
+    _freest,
     choose,
     explain_auto,
     inventory,
@@ -21,6 +22,7 @@ from flag_rerank_integrations.devices import (
     visible_memory,
 )
 from flag_rerank_integrations.errors import ConfigError, DeviceError
+from flag_rerank_integrations.executors.worker_process import child_environment
 
 GIB = 1 << 30
 TABLE = """\
@@ -79,19 +81,45 @@ def test_memory_is_asked_of_the_driver_tool(tmp_path: Path, monkeypatch: pytest.
     assert _cuda_memory() == {}
 
 
+@pytest.mark.parametrize("spec", ["cpu:0", "auto:0", "all:2", []])
+def test_no_device_at_all_is_refused(spec: Any) -> None:
+    with pytest.raises(ConfigError, match=r"no device|at least one"):
+        resolve(spec)
+
+
 @pytest.mark.parametrize("spec", ["cpu", "CPU", " cpu "])
 def test_cpu(spec: str) -> None:
     assert resolve(spec) == (Device("cpu"),)
 
 
-@pytest.mark.parametrize("spec", [["cpu", "cpu"], "all", "cpu:2", "auto:2", "ray:4", ("cuda:0",)])
-def test_several_devices_are_not_available_yet(spec: Any) -> None:
+@pytest.mark.parametrize("spec, count", [(["cpu", "cpu"], 2), ("cpu:3", 3), (("cpu",), 1), ("cpu:1", 1)])
+def test_several_workers_on_the_cpu(spec: Any, count: int) -> None:
+    assert resolve(spec) == (Device("cpu"),) * count
+
+
+def test_all_and_auto_take_accelerators_where_there_are_some() -> None:
+    accelerators = [info for info in inventory() if info.device.kind != "cpu"]
+    assert len(resolve("all")) == max(1, len(accelerators))
+    if accelerators:
+        with pytest.raises(DeviceError, match="accelerators"):
+            resolve(f"auto:{len(accelerators) + 1}")
+
+
+def test_freest_first_and_all_in_order() -> None:
+    devices = (gpu(0, 2 * GIB), gpu(1, 60 * GIB), gpu(2, 40 * GIB), CPU)
+    assert [info.device.index for info in _freest("auto", 2, devices)] == [1, 2]
+    assert [info.device.index for info in _freest("all", None, devices)] == [0, 1, 2]
+    with pytest.raises(DeviceError, match="not 4 accelerators"):
+        _freest("auto", 4, devices)
+
+
+def test_ray_is_not_available_yet() -> None:
     with pytest.raises(ConfigError, match="not available yet"):
-        resolve(spec)
+        resolve("ray:4")
 
 
-@pytest.mark.parametrize("spec", ["gpu", "cuda:x", "cuda:-1", "", "tpu:0", "cuda 1"])
-def test_what_cannot_be_read_is_refused_with_examples(spec: str) -> None:
+@pytest.mark.parametrize("spec", ["gpu", "cuda:x", "cuda:-1", "", "tpu:0", "cuda 1", ["cpu", "gpu"]])
+def test_what_cannot_be_read_is_refused_with_examples(spec: Any) -> None:
     with pytest.raises(ConfigError, match="cuda:1"):
         resolve(spec)
 
@@ -128,3 +156,16 @@ def test_choosing_the_cpu_does_not_import_torch() -> None:
     code = "import sys; from flag_rerank_integrations.devices import resolve; resolve('cpu'); "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_worker_sees_its_device_alone() -> None:
+    masked = {"CUDA_VISIBLE_DEVICES": "GPU-aaaa,3,GPU-cccc", "PATH": "/bin"}
+    assert child_environment(masked, Device("cuda", 2), 4)["CUDA_VISIBLE_DEVICES"] == "GPU-cccc"
+    assert child_environment({}, Device("cuda", 2), 4)["CUDA_VISIBLE_DEVICES"] == "2"
+    assert child_environment(masked, Device("xpu", 1), 4) | {"CUDA_VISIBLE_DEVICES": ""} == child_environment(
+        masked, Device("xpu", 1), 4
+    )
+    assert child_environment({}, Device("xpu", 1), 4)["ZE_AFFINITY_MASK"] == "1"
+    assert child_environment({}, Device("npu", 3), 4)["ASCEND_RT_VISIBLE_DEVICES"] == "3"
+    cpu = child_environment(masked, Device("cpu"), 4)
+    assert (cpu["CUDA_VISIBLE_DEVICES"], cpu["OMP_NUM_THREADS"], cpu["PATH"]) == ("", "4", "/bin")

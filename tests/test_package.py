@@ -45,6 +45,7 @@ LIGHT = {
     "flag_rerank_integrations.config": (*HEAVY, *FRAMEWORKS, "numpy"),
     "flag_rerank_integrations.errors": (*HEAVY, *FRAMEWORKS, "numpy"),
     "flag_rerank_integrations.results": (*HEAVY, *FRAMEWORKS, "numpy"),
+    "flag_rerank_integrations.wrapping": (*HEAVY, *FRAMEWORKS, "numpy", "pydantic"),
     "flag_rerank_integrations.cli": (*HEAVY, *FRAMEWORKS),
     "flag_rerank_integrations.langchain": (*HEAVY, "llama_index.core"),
     "flag_rerank_integrations.llama_index": (*HEAVY, "langchain_core", "langchain_classic"),

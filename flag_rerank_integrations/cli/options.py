@@ -26,7 +26,8 @@ def count_or_auto(text: str) -> int | str:
 
 
 _TEXT: Final[dict[str, str]] = {
-    "device": 'where to run: "auto", "cpu", "cuda:1", "mps", "npu:0", "xpu:0" (default: auto)',
+    "device": 'where to run: "auto", "cpu", "cuda:1", "mps", "npu:0", "xpu:0"; several: "cuda:0,cuda:1", "all", '
+    '"auto:2", "cpu:2" (default: auto)',
     "dtype": '"auto", "float32", "float16" or "bfloat16" (default: auto)',
     "instruction": "text put before the query, for models trained with one",
     "prompt": "the task prompt of a causal reranker, in place of its default",
@@ -34,7 +35,8 @@ _TEXT: Final[dict[str, str]] = {
     "backend": '"auto", "torch" or "onnx" (default: auto)',
     "revision": "branch, tag or commit of a hub repository",
     "cache-dir": "directory of the hub's cache",
-    "special-tokens": '"plain": "</s>" in a text is text; "parse": it acts as the token (default: plain)',
+    "special-tokens": '"plain": "</s>" in a text is text; "parse": it acts as the token; "escape": it is taken apart '
+    "(default: plain)",
     "long-passages": '"truncate" or "error" (default: truncate)',
 }
 _NUMBERS: Final[dict[str, tuple[Callable[[str], object], str]]] = {

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,23 +105,22 @@ def _fetch(config: RerankConfig) -> Path:
     from huggingface_hub import snapshot_download
 
     weights = _ONNX_WEIGHTS if "onnx" in (config.backend, config.family) else _WEIGHTS
-    download: Callable[[], str] = partial(
-        snapshot_download,
-        config.model,
-        revision=config.revision,
-        cache_dir=config.cache_dir,
-        local_files_only=config.local_files_only,
-        allow_patterns=[*_SMALL_FILES, *weights, *(("*.py",) if config.trust_remote_code else ())],
-    )
     try:
-        return Path(download())
-    except Exception as error:
+        folder = snapshot_download(
+            config.model,
+            revision=config.revision,
+            cache_dir=config.cache_dir,
+            local_files_only=config.local_files_only,
+            allow_patterns=[*_SMALL_FILES, *weights, *(("*.py",) if config.trust_remote_code else ())],
+        )
+    except Exception as error:  # errors of the hub, of its transport and of the file system share no base
         msg = (
             f"{config.model!r} is no local directory, and could not be had from the hub or its cache "
             f"({type(error).__name__}: {_first_line(error)}). Check the name, the revision and the network; "
             f"a private or gated model needs HF_TOKEN."
         )
         raise ModelLoadError(msg) from error
+    return Path(folder)
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from typing import Any
@@ -18,6 +18,7 @@ from flag_rerank_integrations.errors import ConfigError, InputError
 from flag_rerank_integrations.langchain.options import RerankerOptions, check_limit
 from flag_rerank_integrations.langchain.tracing import RerankRun
 from flag_rerank_integrations.results import RankedPassage
+from flag_rerank_integrations.wrapping import check_reranker
 
 __all__ = ["FlagRerankCompressor", "RerankInput"]
 
@@ -61,7 +62,7 @@ class FlagRerankCompressor(RerankerOptions, BaseDocumentCompressor):
     @classmethod
     def _check_threshold(cls, value: object) -> object:
         # JSON has no word for infinities, and nothing is compared with them that None or top_n=0 does not say.
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
         if value is not None and not number:
             msg = f"score_threshold must be a finite number or None, not {value!r}."
             raise ConfigError(msg)
@@ -126,13 +127,16 @@ class FlagRerankCompressor(RerankerOptions, BaseDocumentCompressor):
 
         Raises:
             InputError: A query or a document cannot be scored.
+            ConfigError: A shared reranker cannot rank many queries at once.
             RerankError: The model cannot be loaded or run.
         """
         work = _as_requests(requests)
         with ExitStack() as stack:
             runs = [stack.enter_context(self._run(query, found, callbacks)) for query, found in work]
             if any(found for _, found in work):
-                rankings = self._reranker().rank_many(
+                reranker = self._reranker()
+                check_reranker(reranker, ["rank_many"])
+                rankings = reranker.rank_many(
                     [(query, _texts(found)) for query, found in work], self.top_n, self.score_threshold
                 )
                 for run, (_, found), ranking in zip(runs, work, rankings, strict=True):
@@ -148,6 +152,7 @@ class FlagRerankCompressor(RerankerOptions, BaseDocumentCompressor):
             runs = [await stack.enter_async_context(self._run(query, found, callbacks)) for query, found in work]
             if any(found for _, found in work):
                 reranker = await self._areranker()
+                check_reranker(reranker, ["arank_many"])
                 rankings = await reranker.arank_many(
                     [(query, _texts(found)) for query, found in work], self.top_n, self.score_threshold
                 )

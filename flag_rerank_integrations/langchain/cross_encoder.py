@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from langchain_core.cross_encoders import BaseCrossEncoder
 
@@ -16,6 +17,8 @@ class FlagCrossEncoder(RerankerOptions, BaseCrossEncoder):
 
     It takes the options of `Reranker`, or `reranker=`: see `RerankerOptions`.
     """
+
+    _verbs: ClassVar[tuple[str, ...]] = ("score", "ascore")
 
     def score(self, text_pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Score pairs of texts.

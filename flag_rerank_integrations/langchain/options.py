@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import (
     BaseModel,
@@ -12,7 +11,6 @@ from pydantic import (
     Field,
     PrivateAttr,
     SerializerFunctionWrapHandler,
-    SkipValidation,
     ValidationError,
     model_serializer,
 )
@@ -21,11 +19,17 @@ from typing_extensions import Self
 
 from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, DEFAULT_MODEL, RerankConfig
 from flag_rerank_integrations.errors import ConfigError
-from flag_rerank_integrations.langchain.source import RerankerLike, RerankerSource, check_reranker
+from flag_rerank_integrations.wrapping import (
+    FIXED,
+    OPTIONS,
+    RerankerLike,
+    RerankerSource,
+    check_settable,
+    plain_error,
+    settle_fields,
+)
 
-__all__ = ["RerankerOptions", "check_limit", "plain_error"]
-
-_OPTIONS: Final = frozenset(option.name for option in dataclasses.fields(RerankConfig))
+__all__ = ["RerankerOptions", "check_limit"]
 
 
 class RerankerOptions(BaseModel):
@@ -36,8 +40,8 @@ class RerankerOptions(BaseModel):
     changed copy. No model is loaded before it is needed.
 
     Args:
-        reranker: A live `Reranker`, or anything with its methods, to share instead of loading a
-            model. It excludes the other options: they show what its own config says. It is
+        reranker: A live `Reranker`, or anything with those of its methods that are used here, to
+            share instead of loading a model. It excludes the other options: they show what its own config says. It is
             never closed from here, and never part of JSON.
 
     Raises:
@@ -72,40 +76,33 @@ class RerankerOptions(BaseModel):
     score_cache: int = 0
     progress: bool = False
     timeout: float | None = None
-    reranker: Annotated[RerankerLike | None, SkipValidation, SkipJsonSchema()] = Field(default=None, exclude=True)
+    reranker: Annotated[Any, SkipJsonSchema()] = Field(default=None, exclude=True)
 
+    _verbs: ClassVar[tuple[str, ...]] = ("rank", "arank")  # what a shared reranker must have
     _source: RerankerSource = PrivateAttr()
 
     if not TYPE_CHECKING:  # type checkers read the fields, which say more than **data
 
         def __init__(self, /, **data: Any) -> None:  # noqa: ANN401 - each field checks its own value
-            data = _settle(data)
+            config, settled = settle_fields(data, self._verbs)
             try:
-                super().__init__(**data)
+                super().__init__(**settled)
             except ValidationError as error:
                 raise plain_error(error) from None
-
-    def model_post_init(self, context: Any, /) -> None:  # noqa: ANN401, ARG002 - pydantic's signature
-        """Describe the model to load; nothing is loaded yet."""
-        self._source = RerankerSource(self._config_of_fields())
+            self._source = RerankerSource(config, self.reranker)
 
     @property
-    def config(self) -> RerankConfig:
-        """The options as one validated object; of a shared reranker, its own."""
-        return _config_of(self.reranker) or self._config_of_fields()
+    def config(self) -> RerankConfig | None:
+        """The options as one validated object; None where a shared reranker does not tell."""
+        return self._source.config
 
-    def warm_up(self) -> None:
-        """Load the model now instead of at first use; safe to call from many threads, and twice."""
-        start = getattr(self._reranker(), "start", None)
-        if callable(start):
-            start()
+    def warm_up(self) -> RerankerLike:
+        """Load the model now instead of at first use; return the live reranker, to share it."""
+        return self._source.warm_up()
 
-    async def awarm_up(self) -> None:
-        """Load the model now, off the event loop."""
-        import asyncio
-
-        await self._areranker()
-        await asyncio.to_thread(self.warm_up)
+    async def awarm_up(self) -> RerankerLike:
+        """Load the model now, off the event loop; see `warm_up`."""
+        return await self._source.awarm_up()
 
     def close(self) -> None:
         """Free the model that was loaded here; a shared reranker is left alone. The next use loads again."""
@@ -114,9 +111,9 @@ class RerankerOptions(BaseModel):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy, with changes that are validated; it shares the model unless an option changes."""
         changes = dict(update or {})
-        if changes.keys() & {*_OPTIONS, "reranker"}:
+        if changes.keys() & FIXED:
             settings = {name: getattr(self, name) for name in self.model_fields_set}
-            dropped = _OPTIONS if changes.get("reranker") is not None else {"reranker"}
+            dropped = OPTIONS if changes.get("reranker") is not None else {"reranker"}
             kept = {name: value for name, value in settings.items() if name not in dropped}
             return type(self)(**{**kept, **changes})
         copied = super().model_copy(deep=deep)
@@ -125,11 +122,16 @@ class RerankerOptions(BaseModel):
         return copied
 
     def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - any field's value
-        """Set a field; the options describe a model that may be loaded, so they stay."""
-        if name in _OPTIONS or name == "reranker":
-            msg = f"{name} is fixed once a {type(self).__name__} is made; use model_copy(update={{{name!r}: ...}})."
-            raise ConfigError(msg)
-        super().__setattr__(name, value)
+        """Set a field; the options describe a model that may be loaded, so they stay.
+
+        Raises:
+            ConfigError: The value is wrong, or the field describes the model.
+        """
+        check_settable(self, name)
+        try:
+            super().__setattr__(name, value)
+        except ValidationError as error:
+            raise plain_error(error) from None
 
     def __eq__(self, other: object) -> bool:
         """Compare settings, not loaded models: a pickled copy equals its original."""
@@ -156,51 +158,15 @@ class RerankerOptions(BaseModel):
 
     def _facts(self) -> dict[str, Any]:
         """Say in a trace what scores here."""
-        if self.reranker is not None and _config_of(self.reranker) is None:
-            return {"reranker": type(self.reranker).__name__}
+        if self.config is None:
+            return {"reranker": self._source.model_name}
         return {"model": self.model, "device": self.device}
 
-    def _config_of_fields(self) -> RerankConfig:
-        return RerankConfig(**{name: getattr(self, name) for name in self.model_fields_set & _OPTIONS})
-
     def _reranker(self) -> RerankerLike:
-        return self.reranker if self.reranker is not None else self._source.get()
+        return self._source.get()
 
     async def _areranker(self) -> RerankerLike:
-        return self.reranker if self.reranker is not None else await self._source.aget()
-
-
-def _settle(data: dict[str, Any]) -> dict[str, Any]:
-    """Check the options given and return them in the forms that `RerankConfig` settles on."""
-    given = {name: data[name] for name in data.keys() & _OPTIONS}
-    own = {name: value for name, value in data.items() if name not in _OPTIONS}
-    reranker = own.get("reranker")
-    if reranker is None:
-        config = RerankConfig(**given)
-        if given.get("max_length") is DEFAULT_MAX_LENGTH:
-            del given["max_length"]  # pydantic would turn it into a plain number
-        return own | {name: getattr(config, name) for name in given}
-    check_reranker(reranker)
-    if given:
-        msg = f"reranker= brings its own options: leave out {', '.join(sorted(given))}, or leave out reranker."
-        raise ConfigError(msg)
-    shared = _config_of(reranker)
-    return own | (shared.to_dict() if shared is not None else {})
-
-
-def _config_of(reranker: object) -> RerankConfig | None:
-    """Return a shared reranker's own config; one that runs elsewhere may have none."""
-    config = getattr(reranker, "config", None)
-    return config if isinstance(config, RerankConfig) else None
-
-
-def plain_error(error: ValidationError) -> Exception:
-    """Return the ConfigError that a validator raised, rather than pydantic's account of it."""
-    for detail in error.errors():
-        cause = detail.get("ctx", {}).get("error")
-        if isinstance(cause, ConfigError):
-            return cause
-    return error
+        return await self._source.aget()
 
 
 def check_limit(name: str, value: object) -> object:

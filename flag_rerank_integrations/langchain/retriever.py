@@ -11,7 +11,8 @@ from pydantic import ConfigDict, ValidationError, field_validator
 
 from flag_rerank_integrations.errors import ConfigError
 from flag_rerank_integrations.langchain.compressor import FlagRerankCompressor
-from flag_rerank_integrations.langchain.options import check_limit, plain_error
+from flag_rerank_integrations.langchain.options import check_limit
+from flag_rerank_integrations.wrapping import plain_error
 
 __all__ = ["FlagRerankRetriever"]
 
@@ -57,6 +58,17 @@ class FlagRerankRetriever(BaseRetriever):
             raise ConfigError(msg)
         try:
             super().__init__(base_retriever=base_retriever, compressor=compressor, k=k, **own)
+        except ValidationError as error:
+            raise plain_error(error) from None
+
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - any field's value
+        """Set a field.
+
+        Raises:
+            ConfigError: The value is wrong.
+        """
+        try:
+            super().__setattr__(name, value)
         except ValidationError as error:
             raise plain_error(error) from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,15 +17,23 @@ from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, DEFAULT_MODEL, R
 from flag_rerank_integrations.errors import ConfigError, InputError
 from flag_rerank_integrations.llama_index.events import dispatcher, reranking
 from flag_rerank_integrations.llama_index.nodes import copy_node, write_hidden
-from flag_rerank_integrations.llama_index.source import OPTIONS, RankerLike, RankerSource, settle_fields
 from flag_rerank_integrations.results import RankedPassage
+from flag_rerank_integrations.wrapping import (
+    FIXED,
+    OPTIONS,
+    RerankerLike,
+    RerankerSource,
+    check_settable,
+    plain_error,
+    settle_fields,
+)
 
 __all__ = ["FlagRerankPostprocessor"]
 
 logger = logging.getLogger(__name__)
 
 _RETRIEVAL_SCORE: Final = "retrieval_score"
-_FIXED: Final = OPTIONS | {"reranker"}
+_VERBS: Final = ("rank", "arank")
 
 
 class FlagRerankPostprocessor(BaseNodePostprocessor):
@@ -92,19 +99,19 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
     progress: bool = False
     timeout: float | None = None
 
-    _source: RankerSource = PrivateAttr()
+    _source: RerankerSource = PrivateAttr()
 
     if not TYPE_CHECKING:  # type checkers read the fields, which say more than **fields
 
         def __init__(self, /, **fields: Any) -> None:  # noqa: ANN401 - any field's value
             if fields.get("class_name") == self.class_name():  # `model_dump` writes it among the fields
                 del fields["class_name"]
-            config, settled = settle_fields(fields)
+            config, settled = settle_fields(fields, _VERBS)
             try:
                 super().__init__(**settled)
             except ValidationError as error:
-                raise _plain_error(error) from None
-            self._source = RankerSource(config, self.reranker)
+                raise plain_error(error) from None
+            self._source = RerankerSource(config, self.reranker)
 
     @field_validator("score_key")
     @classmethod
@@ -124,17 +131,13 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
         """The model options as one validated object; None where a shared reranker does not tell."""
         return self._source.config
 
-    def warm_up(self) -> RankerLike:
+    def warm_up(self) -> RerankerLike:
         """Load the model now instead of at first use; return the live reranker, to share it."""
-        reranker = self._source.get()
-        start = getattr(reranker, "start", None)
-        if callable(start):
-            start()
-        return reranker
+        return self._source.warm_up()
 
-    async def awarm_up(self) -> RankerLike:
+    async def awarm_up(self) -> RerankerLike:
         """Load the model now, off the event loop; see `warm_up`."""
-        return await asyncio.to_thread(self.warm_up)
+        return await self._source.awarm_up()
 
     def close(self) -> None:
         """Free the model that was loaded here, never a shared one; the next use loads again."""
@@ -224,7 +227,7 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy, with changes that are validated; it shares the model unless `deep` or an option changes."""
         changes = dict(update or {})
-        if not deep and _FIXED.isdisjoint(changes):
+        if not deep and FIXED.isdisjoint(changes):
             copied = super().model_copy()
             for name, value in changes.items():
                 setattr(copied, name, value)
@@ -246,13 +249,11 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
         Raises:
             ConfigError: The value is wrong, or the field describes the model.
         """
-        if name in _FIXED:
-            msg = f"{name} is fixed once a {type(self).__name__} is made; use model_copy(update={{{name!r}: ...}})."
-            raise ConfigError(msg)
+        check_settable(self, name)
         try:
             super().__setattr__(name, value)
         except ValidationError as error:
-            raise _plain_error(error) from None
+            raise plain_error(error) from None
 
     def _settings(self, left_out: frozenset[str] = frozenset()) -> dict[str, Any]:
         """Return the fields that were set, without live objects."""
@@ -288,12 +289,3 @@ def _checked_call(nodes: Sequence[NodeWithScore], query_bundle: QueryBundle | No
             msg = f"nodes[{position}] must be a NodeWithScore, not {type(item).__name__}."
             raise InputError(msg)
     return query_bundle.query_str, items
-
-
-def _plain_error(error: ValidationError) -> Exception:
-    """Return this package's error for a wrong value; pydantic's stays for a field that does not exist."""
-    wrong = [detail for detail in error.errors() if detail["type"] not in {"extra_forbidden", "no_such_attribute"}]
-    if not wrong:
-        return error
-    said = (f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}, not {detail['input']!r}" for detail in wrong)
-    return ConfigError("; ".join(said))
