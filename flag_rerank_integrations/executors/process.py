@@ -13,11 +13,11 @@ import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device, available_cores
-from flag_rerank_integrations.errors import RerankError, WorkerDied, WorkerTimeout
+from flag_rerank_integrations.errors import RerankError, WorkerDied, WorkerError, WorkerTimeout
 from flag_rerank_integrations.executors.base import OnProgress
 from flag_rerank_integrations.executors.request import Request, closed_error, forked_error
 from flag_rerank_integrations.executors.shards import Shard, ShardQueue, cut
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 _MOST_FAILURES: Final = 2
 _CHARACTERS_PER_TOKEN: Final = 6
 _JOIN_SECONDS: Final = 0.2
+_LONGEST_PAUSE: Final = 30.0
 
 
 class _Dispatcher(threading.Thread):
@@ -46,7 +47,7 @@ class _Dispatcher(threading.Thread):
         self.finished_work = RerankStats()
         self._pool = pool
         self._number = 0
-        self._lost = False
+        self._failed_starts = 0
         self._idle_restarts = 0
 
     def run(self) -> None:
@@ -59,35 +60,57 @@ class _Dispatcher(threading.Thread):
             return
         self.started.set_result(None)
         try:
-            while not self._lost and (shards := self._pool.queue.take(self._is_to_restart)) is not None:
-                if shards:
-                    self._serve(shards)
-                else:
-                    self._idle_restarts += 1
-                    logger.warning("The idle worker for %s has ended. It is started anew.", self.worker.device)
-                    self._restart()
+            while (shards := self._pool.queue.take(self._is_to_restart)) is not None:
+                self.busy = bool(shards)
+                self._serve(shards)
+                self.busy = False
         finally:
             self.worker.kill()
 
     def _is_to_restart(self) -> bool:
         """Tell whether the idle worker has ended; one that ends again and again waits for work."""
-        return self.worker.ended and self._idle_restarts < _MOST_FAILURES
+        return not self.worker.running and self._idle_restarts < _MOST_FAILURES
 
     def _serve(self, shards: list[Shard]) -> None:
-        """Have shards scored, in one message."""
-        self._number += 1
-        self.busy = True
-        pairs = [pair for shard in shards for pair in shard.pairs]
+        """Have shards scored, in one message; without any, see to the worker alone."""
         try:
-            answer = self.worker.ask({"id": self._number, "pairs": pairs}, self._pool.timeout)
+            self._idle_restarts += not shards
+            self._revive()
+            if not shards:
+                return
+            answer = self._ask(shards)
             self._idle_restarts = 0
             self._pool.deliver(shards, answer["logits"], answer["truncated_tokens"])
-        except (WorkerDied, WorkerTimeout) as error:
+        except (WorkerDied, WorkerTimeout, _StartError) as error:
             self._recover(shards, error)
         except RerankError as error:
             self._blame(shards, error)
-        finally:
-            self.busy = False
+        except Exception as error:  # noqa: BLE001 - whatever it is, no caller may wait for ever
+            msg = f"The answer of the worker for {self.worker.device} cannot be used: {type(error).__name__}: {error}"
+            self._recover(shards, WorkerDied(msg))
+
+    def _ask(self, shards: list[Shard]) -> dict[str, Any]:
+        self._number += 1
+        pairs = [pair for shard in shards for pair in shard.pairs]
+        return self.worker.ask({"id": self._number, "pairs": pairs}, self._pool.timeout)
+
+    def _revive(self) -> None:
+        """Start the worker anew if it has ended.
+
+        Raises:
+            _StartError: It does not start.
+        """
+        if self.worker.running:
+            return
+        logger.warning("The worker for %s has ended. It is started anew.", self.worker.device)
+        self._end_worker()
+        try:
+            self.worker.start()
+        except RerankError as error:
+            self._failed_starts += 1
+            raise _StartError(str(error)) from error
+        self._failed_starts = 0
+        self.restarts += 1
 
     def _blame(self, shards: list[Shard], error: RerankError) -> None:
         """Fail the request that an error belongs to: of several, each is tried again by itself."""
@@ -98,37 +121,30 @@ class _Dispatcher(threading.Thread):
             if not shard.request.abandoned:
                 self._serve([shard])
 
-    def _recover(self, shards: list[Shard], error: RerankError) -> None:
-        """Start the worker anew, and have what it was lost over tried again, twice at most."""
-        if self._pool.closing:
-            for shard in shards:
-                shard.request.fail(closed_error())
-            return
-        logger.warning("%s It is started anew.", error)
+    def _recover(self, shards: list[Shard], error: WorkerError) -> None:
+        """End what is left of the worker, and have its shards tried again, twice at most."""
+        self._end_worker()
+        if self._pool.closing.is_set():
+            error = closed_error()
+        else:
+            logger.warning("%s", error)
         for shard in shards:
             shard.failures += 1
-            if shard.failures > _MOST_FAILURES:
+            if shard.failures > _MOST_FAILURES or self._pool.closing.is_set():
                 shard.request.fail(error)
         self._pool.queue.put_back([shard for shard in shards if not shard.request.abandoned])
-        self._restart()
+        if self._failed_starts and self._pool.has_others(self):
+            # Those that can start take the work meanwhile.
+            self._pool.closing.wait(min(_LONGEST_PAUSE, 2.0**self._failed_starts))
 
-    def _restart(self) -> None:
-        """Start the worker anew; give it up where that fails again and again."""
+    def _end_worker(self) -> None:
         self.worker.kill()
         self.finished_work = add(self.finished_work, self.worker.stats)
         self.worker.stats = RerankStats()
-        for attempts_left in reversed(range(_MOST_FAILURES + 1)):
-            try:
-                self.worker.start()
-            except RerankError as error:  # noqa: PERF203 - a restart costs seconds
-                self.worker.kill()
-                if self._pool.closing or not attempts_left:
-                    self._lost = True
-                    self._pool.lose(self, error)
-                    return
-            else:
-                self.restarts += 1
-                return
+
+
+class _StartError(WorkerDied):
+    """A worker that was lost does not start any more."""
 
 
 class _Pool:
@@ -137,12 +153,11 @@ class _Pool:
     def __init__(self, config: RerankConfig, devices: Sequence[Device], threads: int) -> None:
         self.queue = ShardQueue()
         self.timeout = config.timeout
-        self.closing = False
+        self.closing = threading.Event()
         self._delivering = threading.Lock()
         self.dispatchers = [
             _Dispatcher(WorkerProcess(config, device, threads, self.queue.wake), self) for device in devices
         ]
-        self._lost = 0
 
     def start(self) -> None:
         """Load all models at once, and wait for the last.
@@ -164,18 +179,13 @@ class _Pool:
                 shard.deliver(logits[part], truncated_tokens[part])
                 first += len(shard.pairs)
 
-    def lose(self, dispatcher: _Dispatcher, error: RerankError) -> None:
-        """Go on without a worker that cannot be started any more; without the last one, fail."""
-        logger.error("The worker for %s is given up: %s", dispatcher.worker.device, error)
-        with self._delivering:
-            self._lost += 1
-            all_lost = self._lost == len(self.dispatchers)
-        if all_lost:
-            self.queue.close(WorkerDied(f"No worker is left; the last one: {error}"))
+    def has_others(self, dispatcher: _Dispatcher) -> bool:
+        """Tell whether any other worker is up."""
+        return any(other.worker.running for other in self.dispatchers if other is not dispatcher)
 
     def close(self) -> None:
         """Kill every worker, busy or not, and wait for the threads."""
-        self.closing = True
+        self.closing.set()
         self.queue.close(closed_error())
         others = [d for d in self.dispatchers if d is not threading.current_thread()]
         while any(d.is_alive() for d in others):  # one may just have started its process

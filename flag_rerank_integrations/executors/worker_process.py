@@ -116,10 +116,10 @@ class WorkerProcess:
             process.kill()
 
     @property
-    def ended(self) -> bool:
-        """Whether the process ended without being told to."""
+    def running(self) -> bool:
+        """Whether there is a process, and it lives."""
         process = self._process
-        return process is not None and process.poll() is not None
+        return process is not None and process.poll() is None
 
     @property
     def pid(self) -> int | None:
@@ -132,7 +132,8 @@ class WorkerProcess:
             raise self._died()
         try:
             write_frame(process.stdin, message)
-        except OSError:
+        except (OSError, ValueError):  # the pipe is broken, or closed already
+            self.interrupt()
             raise self._died() from None
 
     def _receive(self, timeout: float | None) -> dict[str, Any]:

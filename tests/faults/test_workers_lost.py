@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 import time
@@ -126,14 +127,26 @@ def test_hang_past_the_timeout(model: str, expected: list[float]) -> None:
 
 
 def test_an_exception_on_one_input_is_that_request_s_alone(pool: Reranker, expected: list[float]) -> None:
-    """The worker is sent something that its scorer chokes on; it answers with the reason and lives on."""
-    alive = pids(pool)
-    with ThreadPoolExecutor(2) as callers:
-        good = callers.submit(pool.score, PAIRS)
-        bad = pool._executor.submit([("query", 7)])  # type: ignore[list-item, union-attr]
-        with pytest.raises(WorkerError, match="Scoring on cpu failed"):
+    """Something the scorer chokes on reaches a worker; it answers with the reason and lives on."""
+    alive, restore = pids(pool), []
+    for dispatcher in pool._executor._pool.dispatchers:  # type: ignore[union-attr]
+        ask = dispatcher.worker.ask
+        restore.append((dispatcher.worker, ask))
+
+        def asking(message: Any, timeout: Any, ask: Any = ask) -> Any:
+            pairs = [("bad", 7) if pair == ("bad", "bad") else pair for pair in message["pairs"]]
+            return ask({**message, "pairs": pairs}, timeout)
+
+        dispatcher.worker.ask = asking
+    with ThreadPoolExecutor(3) as callers:
+        good, small = callers.submit(pool.score, PAIRS), callers.submit(pool.score, PAIRS[:1])
+        bad = callers.submit(pool.score, [("bad", "bad"), ("q", "p")])
+        with pytest.raises(WorkerError, match="Scoring on cpu failed: TypeError"):
             bad.result(100)
         assert same(good.result(100), expected)
+        assert same(small.result(100), expected[:1])
+    for worker, ask in restore:
+        worker.ask = ask
     assert pids(pool) == alive
 
 
@@ -143,28 +156,26 @@ def test_a_load_that_fails_is_the_same_error_as_in_one_process(model: str) -> No
 
 
 def test_scores_stay_right_while_workers_die_under_the_calls(pool: Reranker, expected: list[float]) -> None:
-    stop = threading.Event()
+    """Workers are killed again and again, some while they load: a call gives right scores or says so."""
+    kills, stop = 0, threading.Event()
 
     def killing() -> None:
-        while not stop.wait(0.5):
-            alive = pids(pool)
-            if alive:
-                try:
-                    kill(alive[0])
-                except ProcessLookupError:
-                    continue
+        nonlocal kills
+        while not stop.wait(1.0):
+            for pid in pids(pool)[:1]:
+                with contextlib.suppress(ProcessLookupError):
+                    kill(pid)
+                    kills += 1
 
     thread = threading.Thread(target=killing)
     thread.start()
-    try:
-        wrong = 0
-        for _ in range(3):
-            try:
-                wrong += not same(pool.score(PAIRS[:40]), expected[:40])
-            except WorkerDied:  # noqa: PERF203 - an honest answer, too
-                continue
-        assert wrong == 0
-    finally:
-        stop.set()
-        thread.join()
+    wrong = 0
+    while kills < 8:
+        try:
+            wrong += not same(pool.score(PAIRS), expected)
+        except WorkerDied:  # noqa: PERF203 - an honest answer, too
+            continue
+    stop.set()
+    thread.join()
+    assert wrong == 0
     assert same(pool.score(PAIRS), expected)
