@@ -59,7 +59,8 @@ def _check_cut(top_n: int | None, score_threshold: float | None) -> None:
         raise ConfigError(msg)
     if score_threshold is None:
         return
-    if isinstance(score_threshold, bool) or not isinstance(score_threshold, int | float) or math.isnan(score_threshold):
+    nan = isinstance(score_threshold, float) and math.isnan(score_threshold)
+    if nan or isinstance(score_threshold, bool) or not isinstance(score_threshold, int | float):
         msg = f"score_threshold must be a number or None, not {score_threshold!r}."
         raise ConfigError(msg)
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import TinyModels
 from langchain_core.documents import Document
 from langchain_parts import QUERY, TEXTS, documents
+from tiny_models import TinyModels
 
 from flag_rerank_integrations import Reranker
 from flag_rerank_integrations.errors import InputError

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import TinyModels
 from langchain_classic.retrievers import ContextualCompressionRetriever
 from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
 from langchain_core.cross_encoders import BaseCrossEncoder
 from langchain_parts import POPULATION, QUERY, TEXTS, ListRetriever, documents
+from tiny_models import TinyModels
 
 from flag_rerank_integrations import Reranker
 from flag_rerank_integrations.errors import ConfigError, InputError

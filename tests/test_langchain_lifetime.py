@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TinyModels
 from langchain_parts import QUERY, TEXTS, documents, until
-from tiny_models import SPECS, build
+from tiny_models import SPECS, TinyModels, build
 
 from flag_rerank_integrations import RankedPassage, RerankConfig, Reranker
 from flag_rerank_integrations.errors import ConfigError, ModelLoadError, WorkerError

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from conftest import TinyModels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from tiny_models import TinyModels
 
 from flag_rerank_integrations import RerankConfig, Reranker
 from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH

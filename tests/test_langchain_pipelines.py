@@ -11,13 +11,13 @@ from operator import itemgetter
 from typing import Any
 
 import pytest
-from conftest import TinyModels
 from langchain_classic.retrievers import ContextualCompressionRetriever
 from langchain_classic.retrievers.document_compressors import DocumentCompressorPipeline
 from langchain_core.documents import BaseDocumentTransformer, Document
 from langchain_core.runnables import RunnableParallel, RunnablePassthrough
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 from langchain_parts import POPULATION, QUERY, TEXTS, ListRetriever, OverlapRetriever, Recorder, documents
+from tiny_models import TinyModels
 
 from flag_rerank_integrations import Reranker
 from flag_rerank_integrations.errors import InputError

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TinyModels
 from langchain_classic.retrievers import ContextualCompressionRetriever
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
 from langchain_core.documents import Document
@@ -17,7 +16,7 @@ from langchain_core.runnables.config import set_config_context
 from langchain_core.tracers.run_collector import RunCollectorCallbackHandler
 from langchain_parts import QUERY, TEXTS, GatedRecorder, ListRetriever, Recorder, documents, until
 from safetensors.torch import load_file, save_file
-from tiny_models import SPECS, build
+from tiny_models import SPECS, TinyModels, build
 
 from flag_rerank_integrations import Reranker
 from flag_rerank_integrations.errors import InputError, WorkerError

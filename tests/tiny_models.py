@@ -190,3 +190,16 @@ def spread_weights(model: torch.nn.Module) -> None:
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0.0, 0.25)
+
+
+class TinyModels:
+    """Builds each checkpoint once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def __call__(self, name: str) -> str:
+        path = self._root / name
+        if not path.exists():
+            build(SPECS[name], path)
+        return str(path)

@@ -133,9 +133,9 @@ def _reads_token_types(model: Any, tokenizer: Any) -> bool:  # noqa: ANN401 - as
 def _position_offset(model: Any) -> int | None:  # noqa: ANN401 - as above
     """Return padding_idx of a model that counts positions from padding_idx + 1, else None."""
     for module in model.modules():
-        if hasattr(module, "create_position_ids_from_input_ids"):
-            offset: int = module.padding_idx
-            return offset
+        table = getattr(module, "position_embeddings", None)
+        if isinstance(table, torch.nn.Embedding) and table.padding_idx is not None:
+            return table.padding_idx
     return None
 
 
