@@ -17,6 +17,6 @@ class ProgressBar:
         """Advance by some pairs."""
         self._bar.update(count)
 
-    def close(self, _future: object) -> None:
+    def close(self, _future: object = None) -> None:
         """End the line."""
         self._bar.close()

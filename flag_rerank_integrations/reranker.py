@@ -243,10 +243,16 @@ class Reranker:
             return self._executor
 
     def _submit(self, pairs: Sequence[Pair]) -> Future[ScoredPairs]:
-        bar = ProgressBar(len(pairs)) if self._config.progress and pairs else None
-        future = self._started().submit(pairs, None if bar is None else bar.update)
-        if bar is not None:
-            future.add_done_callback(bar.close)
+        executor = self._started()
+        if not self._config.progress:
+            return executor.submit(pairs)
+        bar = ProgressBar(len(pairs))
+        try:
+            future = executor.submit(pairs, bar.update)
+        except WorkerError:
+            bar.close()
+            raise
+        future.add_done_callback(bar.close)
         return future
 
     def _wait(self, pairs: Sequence[Pair]) -> ScoredPairs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import dataclasses
 import threading
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,7 @@ __all__ = [
     "RerankerSource",
     "check_reranker",
     "check_settable",
+    "copied_metadata",
     "plain_error",
     "settle_fields",
 ]
@@ -145,6 +147,18 @@ def plain_error(error: ValidationError) -> Exception:
             return cause
     said = (f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}, not {detail['input']!r}" for detail in wrong)
     return ConfigError("; ".join(said)) if wrong else error
+
+
+def copied_metadata(metadata: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Copy metadata in depth; a value that refuses to be copied (a lock, an open file) is shared as it is."""
+    return {key: _copied_value(value) for key, value in metadata.items()}
+
+
+def _copied_value(value: object) -> object:
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # noqa: BLE001 - a value's own __deepcopy__ may raise anything
+        return value
 
 
 class RerankerSource:

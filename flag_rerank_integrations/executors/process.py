@@ -81,7 +81,7 @@ class _Dispatcher(threading.Thread):
             answer = self._ask(shards)
             self._idle_restarts = 0
             self._pool.deliver(shards, answer["logits"], answer["truncated_tokens"])
-        except (WorkerDied, WorkerTimeout, _StartError) as error:
+        except (WorkerDied, WorkerTimeout) as error:
             self._recover(shards, error)
         except RerankError as error:
             self._blame(shards, error)
@@ -98,17 +98,20 @@ class _Dispatcher(threading.Thread):
         """Start the worker anew if it has ended.
 
         Raises:
-            _StartError: It does not start.
+            WorkerDied: It does not start.
         """
         if self.worker.running:
             return
+        if self._pool.closing.is_set():
+            raise WorkerDied(str(closed_error()))
         logger.warning("The worker for %s has ended. It is started anew.", self.worker.device)
         self._end_worker()
         try:
             self.worker.start()
         except RerankError as error:
             self._failed_starts += 1
-            raise _StartError(str(error)) from error
+            msg = f"The worker for {self.worker.device} does not start any more: {error}"
+            raise WorkerDied(msg) from error
         self._failed_starts = 0
         self.restarts += 1
 
@@ -141,10 +144,6 @@ class _Dispatcher(threading.Thread):
         self.worker.kill()
         self.finished_work = add(self.finished_work, self.worker.stats)
         self.worker.stats = RerankStats()
-
-
-class _StartError(WorkerDied):
-    """A worker that was lost does not start any more."""
 
 
 class _Pool:

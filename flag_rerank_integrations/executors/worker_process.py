@@ -89,7 +89,7 @@ class WorkerProcess:
             WorkerError: Scoring failed in the process, which lives on; or one of this package's
                 other errors, if it was one.
         """
-        self._send(message)
+        self._send_in_time(message, timeout)
         answer = self._receive(timeout)
         if answer.get("id") != message["id"]:  # an answer is never taken for another request's
             self.interrupt()
@@ -105,9 +105,8 @@ class WorkerProcess:
             return
         process.kill()
         process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream is not None:
-                _close_quietly(stream)
+        if process.stdin is not None:  # the other two streams are closed by the threads that read them
+            _close_quietly(process.stdin)
 
     def interrupt(self) -> None:
         """End the process from another thread; the one that waits for it is told that it died."""
@@ -125,6 +124,19 @@ class WorkerProcess:
     def pid(self) -> int | None:
         """The process's id, or None where there is none."""
         return None if self._process is None else self._process.pid
+
+    def _send_in_time(self, message: dict[str, Any], timeout: float | None) -> None:
+        """Send a message; a process that does not read, so that the pipe is full, is ended in time."""
+        if timeout is None:
+            self._send(message)
+            return
+        guard = threading.Timer(timeout, self.interrupt)
+        guard.daemon = True
+        guard.start()
+        try:
+            self._send(message)
+        finally:
+            guard.cancel()
 
     def _send(self, message: dict[str, Any]) -> None:
         process = self._process
@@ -172,6 +184,7 @@ class WorkerProcess:
         finally:
             answers.put(None)
             process.wait()
+            _close_quietly(process.stdout)
             self._on_exit()
 
     def _read_last_words(self, process: subprocess.Popen[bytes], _answers: object) -> None:
@@ -182,7 +195,9 @@ class WorkerProcess:
             for line in process.stderr:
                 words.append(line.decode("utf-8", "replace"))
         except (OSError, ValueError):
-            return
+            logger.debug("The last words of the worker for %s cannot be read.", self.device)
+        finally:
+            _close_quietly(process.stderr)
 
 
 def child_environment(environment: dict[str, str], device: Device, threads: int) -> dict[str, str]:

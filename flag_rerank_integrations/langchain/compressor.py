@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, ExitStack
@@ -18,7 +17,7 @@ from flag_rerank_integrations.errors import ConfigError, InputError
 from flag_rerank_integrations.langchain.options import RerankerOptions, check_limit
 from flag_rerank_integrations.langchain.tracing import RerankRun
 from flag_rerank_integrations.results import RankedPassage
-from flag_rerank_integrations.wrapping import check_reranker
+from flag_rerank_integrations.wrapping import check_reranker, copied_metadata
 
 __all__ = ["FlagRerankCompressor", "RerankInput"]
 
@@ -195,7 +194,7 @@ class FlagRerankCompressor(RerankerOptions, BaseDocumentCompressor):
         documents = []
         for passage in ranking:
             document = candidates[passage.index]
-            metadata = {**_copied(document.metadata), self.score_key: float(passage.score)}
+            metadata = {**copied_metadata(document.metadata), self.score_key: float(passage.score)}
             if self.truncation_key is not None:
                 metadata[self.truncation_key] = passage.truncated_tokens
             documents.append(document.model_copy(update={"metadata": metadata}))
@@ -234,18 +233,3 @@ def _parts(request: RerankInput) -> tuple[str, Sequence[Document]]:
     except (KeyError, TypeError) as error:
         msg = 'The re-ranking step takes {"query": str, "documents": [Document, ...]}.'
         raise InputError(msg) from error
-
-
-def _copied(metadata: dict[Any, Any]) -> dict[Any, Any]:
-    """Copy metadata in depth; a value that refuses (a lock, an open file) is shared as it is."""
-    try:
-        return copy.deepcopy(metadata)
-    except Exception:  # noqa: BLE001 - a value's own __deepcopy__ may raise anything
-        return {key: _copied_value(value) for key, value in metadata.items()}
-
-
-def _copied_value(value: object) -> object:
-    try:
-        return copy.deepcopy(value)
-    except Exception:  # noqa: BLE001 - as above
-        return value

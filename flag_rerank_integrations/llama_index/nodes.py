@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-
 from llama_index.core.schema import BaseNode, MediaResource
+
+from flag_rerank_integrations.wrapping import copied_metadata
 
 __all__ = ["copy_node", "write_hidden"]
 
@@ -19,7 +19,7 @@ def copy_node(node: BaseNode) -> BaseNode:
     # Straight into the fields: assigning would validate, and count them as set by the user.
     for name, value in vars(node).items():
         if isinstance(value, dict):
-            vars(copied)[name] = {key: _copy_value(item) for key, item in value.items()}
+            vars(copied)[name] = copied_metadata(value)
         elif isinstance(value, list):
             vars(copied)[name] = list(value)
         elif isinstance(value, MediaResource):
@@ -33,10 +33,3 @@ def write_hidden(node: BaseNode, key: str, value: float | None) -> None:
     for excluded in (node.excluded_embed_metadata_keys, node.excluded_llm_metadata_keys):
         if key not in excluded:
             excluded.append(key)
-
-
-def _copy_value(value: object) -> object:
-    try:
-        return copy.deepcopy(value)
-    except Exception:  # noqa: BLE001 - a value's own __deepcopy__ may raise anything
-        return value

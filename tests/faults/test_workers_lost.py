@@ -126,6 +126,20 @@ def test_hang_past_the_timeout(model: str, expected: list[float]) -> None:
         assert not set(hung) & set(pids(fresh))
 
 
+def test_hang_with_more_in_hand_than_a_pipe_holds(model: str) -> None:
+    """A stopped process reads nothing either: a large shard must not leave its sender waiting for ever."""
+    large = [(f"query {i}", "bear " * 1000) for i in range(400)]
+    with Reranker(model, device="cpu:2", timeout=3) as fresh:
+        hung = pids(fresh)
+        for pid in hung:
+            kill(pid, signal.SIGSTOP)
+        with pytest.raises(WorkerTimeout):
+            fresh.score(large)
+        object.__setattr__(fresh.config, "timeout", 100)
+        assert len(fresh.score(PAIRS)) == len(PAIRS)
+        assert not set(hung) & set(pids(fresh))
+
+
 def test_an_exception_on_one_input_is_that_request_s_alone(pool: Reranker, expected: list[float]) -> None:
     """Something the scorer chokes on reaches a worker; it answers with the reason and lives on."""
     alive, restore = pids(pool), []
