@@ -2,70 +2,111 @@
 
 Registered once with transformers' public `AttentionInterface`. A model that is switched to
 it runs its linear layers over real tokens only; attention runs pair by pair, where pairs of
-equal length that lie side by side share one call.
+equal length that lie side by side share one call, and on CUDA in one call for all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from functools import cache
+from inspect import signature
 from typing import Any, Final
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-__all__ = ["PACKED", "PackedLayout", "current_layout", "packed"]
+from flag_rerank_integrations.packing import PackedLayout, current_layout, packed
+
+__all__ = ["PACKED", "AttentionRule", "PackedLayout", "attend", "attend_once", "current_layout", "packed"]
 
 PACKED: Final = "flag_rerank_packed"
 
 
-@dataclass(slots=True)
-class PackedLayout:
-    """Where each pair lies in the flat sequence."""
+@dataclass(frozen=True, slots=True)
+class AttentionRule:
+    """Who sees whom within a pair, and how products become weights."""
 
-    lengths: tuple[int, ...]
-    """Tokens of each pair, in order."""
-    starts: tuple[int, ...]
-    """Index of each pair's first token; one entry more than pairs, the last is the total."""
-    runs: tuple[tuple[int, int, int], ...]
-    """Neighbours of equal length: (first token, how many pairs, length of each)."""
-    calls: int = 0
-    """Attention calls so far: none in a forward pass means that the model ignores this function."""
+    causal: bool = False
+    """Whether a token sees only those before it and itself."""
+    scaling: float | None = None
+    """Factor of the dot products; None is 1 / sqrt(head size)."""
+    window: int | None = None
+    """A token sees those less than this many tokens away; None is no window."""
+    softcap: float | None = None
+    """Dot products x become softcap * tanh(x / softcap), as in Gemma 2."""
 
-    @classmethod
-    def of(cls, lengths: Sequence[int]) -> PackedLayout:
-        """Lay pairs of these lengths end to end."""
-        starts = (0, *accumulate(lengths))
-        runs: list[tuple[int, int, int]] = []
-        first = 0
-        for length, group in groupby(lengths):
-            count = sum(1 for _ in group)
-            runs.append((first, count, length))
-            first += count * length
-        return cls(tuple(lengths), starts, tuple(runs))
+    def within(self, length: int) -> AttentionRule:
+        """Drop a window that pairs of this length never reach."""
+        if self.window is None or self.window < length:
+            return self
+        return AttentionRule(self.causal, self.scaling, None, self.softcap)
 
 
-_layout: ContextVar[PackedLayout | None] = ContextVar("packed_layout", default=None)
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: PackedLayout, rule: AttentionRule
+) -> torch.Tensor:
+    """Attend within each pair of a flat sequence.
+
+    Args:
+        query: Shape (tokens, heads, head size).
+        key: Shape (tokens, key heads, head size); each key head serves heads / key heads queries.
+        value: Like `key`.
+        layout: Where the pairs lie.
+        rule: Who sees whom.
+
+    Returns:
+        Outputs of shape (tokens, heads * head size).
+    """
+    layout.calls += 1
+    if _has_varlen(query, rule):
+        starts = layout.starts_on(query.device)
+        return _varlen(query, key, value, (starts, starts), (layout.longest, layout.longest), rule)
+    outputs = []
+    for first, count, length in layout.runs:
+        run = slice(first, first + count * length)
+        parts = [_split(tensor[run], count) for tensor in (query, key, value)]
+        outputs.append(_attend_run(*parts, rule.within(length)))
+    return _joined(outputs)
 
 
-def current_layout() -> PackedLayout | None:
-    """Return the layout of the packed forward pass that runs in this thread, if any."""
-    return _layout.get()
+def attend_once(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: PackedLayout,
+    rule: AttentionRule,
+) -> torch.Tensor:
+    """Attend from one token of each pair: with a causal rule its last one, else its first.
 
+    Args:
+        query: Shape (pairs, heads, head size).
+        key: Shape (tokens, key heads, head size).
+        value: Like `key`.
+        layout: Where the pairs lie.
+        rule: Who sees whom.
 
-@contextmanager
-def packed(lengths: Sequence[int]) -> Iterator[PackedLayout]:
-    """Tell the attention function, for one forward pass in this thread, where the pairs lie."""
-    layout = PackedLayout.of(lengths)
-    token = _layout.set(layout)
-    try:
-        yield layout
-    finally:
-        _layout.reset(token)
+    Returns:
+        Outputs of shape (pairs, heads * head size).
+    """
+    layout.calls += 1
+    if _has_varlen(query, rule) and (rule.causal or rule.window is None):
+        places = (
+            torch.arange(len(layout.starts), dtype=torch.int32, device=query.device),
+            layout.starts_on(key.device),
+        )
+        return _varlen(query, key, value, places, (1, layout.longest), rule)
+    outputs, pair = [], 0
+    for first, count, length in layout.runs:
+        keys, values = (_split(tensor[first : first + count * length], count) for tensor in (key, value))
+        if rule.window is not None and rule.window < length:
+            seen = slice(-rule.window, None) if rule.causal else slice(None, rule.window)
+            keys, values = keys[:, :, seen], values[:, :, seen]
+        queries = _split(query[pair : pair + count], count)
+        # What the one token may not see is cut away: nothing is left to mask.
+        outputs.append(_attend_run(queries, keys, values, AttentionRule(scaling=rule.scaling, softcap=rule.softcap)))
+        pair += count
+    return _joined(outputs)
 
 
 def packed_attention(  # noqa: PLR0913 - the signature transformers calls
@@ -81,18 +122,18 @@ def packed_attention(  # noqa: PLR0913 - the signature transformers calls
     softcap: float | None = None,
     **options: Any,  # noqa: ANN401 - transformers passes each model's own
 ) -> tuple[torch.Tensor, None]:
-    """Attend within each pair of a flat sequence.
+    """Attend within each pair, as transformers calls it; see `AttentionRule` for the options.
 
     Args:
         module: The attention layer; its `is_causal` decides where the argument is None.
         query: Shape (1, heads, tokens, head size).
-        key: Shape (1, key heads, tokens, head size); each serves heads / key heads queries.
+        key: Shape (1, key heads, tokens, head size).
         value: Like `key`.
         attention_mask: Must be None: who sees whom follows from the layout.
-        scaling: Factor of the dot products; None is 1 / sqrt(head size).
-        is_causal: Whether a token sees only those before it.
-        sliding_window: A token sees those less than this many tokens away; None is no window.
-        softcap: Dot products x become softcap * tanh(x / softcap), as in Gemma 2.
+        scaling: See `AttentionRule`.
+        is_causal: See `AttentionRule`.
+        sliding_window: See `AttentionRule`.
+        softcap: See `AttentionRule`.
         **options: What the model passes besides; none of it may change attention.
 
     Returns:
@@ -102,21 +143,15 @@ def packed_attention(  # noqa: PLR0913 - the signature transformers calls
         RuntimeError: No layout is set, or something is asked for that would change attention
             and is not done here. The self-check at load takes this for "not packable".
     """
-    layout = _layout.get()
+    layout = current_layout()
     if layout is None or attention_mask is not None or query.shape[2] != layout.starts[-1]:
         msg = "Packed attention needs a layout that covers the sequence, and no mask."
         raise RuntimeError(msg)
     _refuse_options(options)
-    layout.calls += 1
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    output = torch.empty_like(query)
-    for first, count, length in layout.runs:
-        window = None if sliding_window is None or sliding_window >= length else sliding_window
-        run = slice(first, first + count * length)
-        parts = [_split(tensor, run, count, length) for tensor in (query, key, value)]
-        attended = _attend(*parts, scaling=scaling, causal=causal, window=window, softcap=softcap)
-        _split(output, run, count, length).copy_(attended)
-    return output.transpose(1, 2), None
+    rule = AttentionRule(causal, scaling, sliding_window, softcap)
+    output = attend(*(tensor[0].transpose(0, 1) for tensor in (query, key, value)), layout, rule)
+    return output.view(1, query.shape[2], query.shape[1], value.shape[3]), None
 
 
 # What models pass along that does not change what attention computes.
@@ -134,63 +169,104 @@ def _refuse_options(options: dict[str, Any]) -> None:
         raise RuntimeError(msg)
 
 
-def _split(tensor: torch.Tensor, run: slice, count: int, length: int) -> torch.Tensor:
-    """View one run of (1, heads, tokens, size) as (count, heads, length, size)."""
-    heads = tensor[0, :, run]
-    return heads.view(heads.shape[0], count, length, heads.shape[2]).transpose(0, 1)
+def _split(tensor: torch.Tensor, count: int) -> torch.Tensor:
+    """View one run of (tokens, heads, size) as (count, heads, length, size)."""
+    return tensor.unflatten(0, (count, -1)).transpose(1, 2)
 
 
-def _attend(  # noqa: PLR0913 - the parameters of one attention call
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    *,
-    scaling: float | None,
-    causal: bool,
-    window: int | None,
-    softcap: float | None,
-) -> torch.Tensor:
+def _joined(outputs: list[torch.Tensor]) -> torch.Tensor:
+    """Lay runs of (count, heads, length, size) end to end as (tokens, heads * size)."""
+    flat = [output.transpose(1, 2).flatten(2).flatten(0, 1) for output in outputs]
+    return flat[0] if len(flat) == 1 else torch.cat(flat)
+
+
+def _attend_run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: AttentionRule) -> torch.Tensor:
     """Attend within pairs of equal length; all tensors are (pairs, heads, length, size)."""
-    if softcap is not None:
-        return _attend_softcapped(query, key, value, scaling=scaling, causal=causal, window=window, softcap=softcap)
-    mask = None if window is None else _visible(query.shape[2], causal=causal, window=window, device=query.device)
+    if rule.softcap is not None:
+        return _attend_softcapped(query, key, value, rule, rule.softcap)
+    length = query.shape[2]
+    mask = None if rule.window is None else _visible(length, rule, query.device)
     return scaled_dot_product_attention(
         query,
         key,
         value,
         attn_mask=mask,
-        is_causal=causal and mask is None and query.shape[2] > 1,
-        scale=scaling,
+        is_causal=rule.causal and mask is None and length > 1,
+        scale=rule.scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
 
 
-def _attend_softcapped(  # noqa: PLR0913 - the parameters of one attention call
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    *,
-    scaling: float | None,
-    causal: bool,
-    window: int | None,
-    softcap: float,
+def _attend_softcapped(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rule: AttentionRule, softcap: float
 ) -> torch.Tensor:
     """Attend with capped dot products, which no fused kernel of torch offers."""
     repeats = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    products = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    products = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if rule.scaling is None else rule.scaling)
     products = softcap * torch.tanh(products / softcap)
-    visible = _visible(query.shape[2], causal=causal, window=window, device=query.device)
-    weights = products.masked_fill(~visible, float("-inf")).softmax(-1, dtype=torch.float32)
-    return weights.to(value.dtype) @ value
+    if rule.causal or rule.window is not None:
+        products = products.masked_fill(~_visible(query.shape[2], rule, query.device), float("-inf"))
+    return products.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
 
 
-def _visible(length: int, *, causal: bool, window: int | None, device: torch.device) -> torch.Tensor:
+def _visible(length: int, rule: AttentionRule, device: torch.device) -> torch.Tensor:
     """Return which token sees which, shape (length, length)."""
     positions = torch.arange(length, device=device)
     distance = positions[:, None] - positions[None, :]
-    visible = distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
-    return visible if window is None else visible & (distance.abs() < window)
+    visible = distance >= 0 if rule.causal else torch.ones_like(distance, dtype=torch.bool)
+    return visible if rule.window is None else visible & (distance.abs() < rule.window)
+
+
+# FlashAttention-2, which torch carries, has kernels up to this head size, from this generation on.
+_LARGEST_VARLEN_HEAD: Final = 256
+_VARLEN_CAPABILITY: Final = (8, 0)
+
+
+def _has_varlen(query: torch.Tensor, rule: AttentionRule) -> bool:
+    """Tell whether torch's kernel for sequences of several lengths can do this call."""
+    if not query.is_cuda or query.dtype not in (torch.float16, torch.bfloat16) or rule.softcap is not None:
+        return False
+    return query.shape[-1] <= _LARGEST_VARLEN_HEAD and _device_has_varlen(query.device)
+
+
+@cache
+def _device_has_varlen(device: torch.device) -> bool:
+    """Tell whether this torch has the kernel with the options we need, and the device can run it."""
+    return {"scale", "window_size"} <= _varlen_options() and torch.cuda.get_device_capability(
+        device
+    ) >= _VARLEN_CAPABILITY
+
+
+@cache
+def _varlen_options() -> frozenset[str]:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return frozenset()
+    return frozenset(signature(varlen_attn).parameters)
+
+
+def _varlen(  # noqa: PLR0913, PLR0917 - the parameters of one attention call
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    starts: tuple[torch.Tensor, torch.Tensor],
+    longest: tuple[int, int],
+    rule: AttentionRule,
+) -> torch.Tensor:
+    """Attend within all pairs in one call of `torch.nn.attention.varlen.varlen_attn`."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    side = -1 if rule.window is None else rule.window - 1
+    options: dict[str, Any] = {"scale": rule.scaling, "window_size": (side, 0 if rule.causal else side)}
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1 and "enable_gqa" in _varlen_options():
+        options["enable_gqa"] = True
+    elif repeats > 1:
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    output: torch.Tensor = varlen_attn(query, key, value, *starts, *longest, **options)
+    return output.flatten(1)
 
 
 # No mask function is registered under this name: transformers then makes no mask at all.

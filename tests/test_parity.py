@@ -139,8 +139,7 @@ def test_padded_fallback_equals_packed(tiny: Any) -> None:
         with Reranker(tiny(name), device="cpu") as reranker:
             packed = reranker.score(pairs)
             family = reranker._executor._scorer._family
-            family._set_attention(family._own_attention)
-            family.layout = "padded"
+            assert family.use("padded")
             padded = reranker.score(pairs)
             assert reranker.stats().padding_fraction > 0
         assert _largest_difference(packed, padded) <= _allowed(name, packed)

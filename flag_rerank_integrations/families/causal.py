@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -11,13 +11,13 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
-from flag_rerank_integrations.attention import current_layout
 from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.encoding import TextEncoder, TokenizedText
 from flag_rerank_integrations.families.checkpoint import Checkpoint, effective_max_length, position_limit
 from flag_rerank_integrations.families.loading import Stopwatch, check_vocabulary, load_model, load_tokenizer
 from flag_rerank_integrations.families.torch_family import TorchFamily
+from flag_rerank_integrations.packing import current_layout
 from flag_rerank_integrations.pairs import EncodedPair, Pair
 
 __all__ = ["DEFAULT_PROMPT", "CausalEncoder", "CausalFamily", "load"]
@@ -142,10 +142,13 @@ class CausalFamily(TorchFamily):
         """Tokenize pairs, each distinct text once, and cut them to fit; same order."""
         return self._encoder.encode(pairs)
 
+    def _use_own_layers(self) -> Callable[[], None] | None:
+        return self._use_last_token_layer()
+
     def _run_packed(self, batch: Sequence[EncodedPair]) -> torch.Tensor:
         layout = current_layout()
         assert layout is not None  # noqa: S101 - set by the only caller
-        last = self._to_device(np.asarray(layout.starts[1:]) - 1)
+        last = 0 if self.way == "own layers" else layout.last_tokens(self._device)
         logits: torch.Tensor = self.model(
             input_ids=self._flat([pair.ids for pair in batch]),
             position_ids=self._flat([range(len(pair)) for pair in batch]),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -11,14 +12,15 @@ import torch
 import transformers
 from transformers.modeling_layers import GenericForSequenceClassification
 
-from flag_rerank_integrations.attention import current_layout
 from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.encoding import PairEncoder
 from flag_rerank_integrations.errors import ConfigError, ModelLoadError
 from flag_rerank_integrations.families.checkpoint import Checkpoint, effective_max_length, position_limit
+from flag_rerank_integrations.families.encoder_stack import EncoderStack
 from flag_rerank_integrations.families.loading import Stopwatch, check_vocabulary, load_model, load_tokenizer
 from flag_rerank_integrations.families.torch_family import TorchFamily
+from flag_rerank_integrations.packing import current_layout
 from flag_rerank_integrations.pairs import EncodedPair, Pair
 
 __all__ = ["EncoderFamily", "load"]
@@ -68,12 +70,31 @@ class EncoderFamily(TorchFamily):
         self._encoder = encoder
         self._pad_id = getattr(model.config, "pad_token_id", None) or 0
         self._position_offset = _position_offset(model)
-        if not isinstance(model, GenericForSequenceClassification):
+        self._is_decoder = isinstance(model, GenericForSequenceClassification)
+        if not self._is_decoder:
             _pool_pairs(model)
 
     def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
         """Tokenize pairs, each distinct text once, and cut them to fit; same order."""
-        return self._encoder.encode(pairs)
+        encoded = self._encoder.encode(pairs)
+        return [self._cut_behind_last(pair) for pair in encoded] if self._is_decoder else encoded
+
+    def _cut_behind_last(self, pair: EncodedPair) -> EncodedPair:
+        """Drop pad tokens at the end: transformers reads a decoder's score before them."""
+        real = np.flatnonzero(np.asarray(pair.ids) != self._pad_id)
+        end = int(real[-1]) + 1 if len(real) else 1
+        return pair if end == len(pair) else replace(pair, ids=pair.ids[:end], type_ids=(pair.type_ids or ())[:end])
+
+    def _use_own_layers(self) -> Callable[[], None] | None:
+        if self._is_decoder:
+            return self._use_last_token_layer()
+        base = self.model.base_model
+        own = getattr(base, "encoder", None)
+        try:
+            base.encoder = EncoderStack(own)
+        except AttributeError:
+            return None
+        return lambda: setattr(base, "encoder", own)
 
     def _run_packed(self, batch: Sequence[EncodedPair]) -> torch.Tensor:
         inputs = {
@@ -82,24 +103,20 @@ class EncoderFamily(TorchFamily):
         }
         if self._encoder.reads_types:
             inputs["token_type_ids"] = self._flat([pair.type_ids or () for pair in batch])
-        if isinstance(self.model, GenericForSequenceClassification):
-            return self._score_last_tokens(inputs, [self._last_token(pair.ids) for pair in batch])
+        if self._is_decoder:
+            return self._score_last_tokens(inputs)
         logits: torch.Tensor = self.model(**inputs).logits
         return logits.squeeze(-1)
 
-    def _score_last_tokens(self, inputs: dict[str, torch.Tensor], last: Sequence[int]) -> torch.Tensor:
+    def _score_last_tokens(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Score with a decoder's head, which reads the last token of each pair."""
         layout = current_layout()
         assert layout is not None  # noqa: S101 - set by the only caller
         hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state[0]
-        places = self._to_device(np.asarray(layout.starts[:-1]) + np.asarray(last))
-        logits: torch.Tensor = self.model.score(hidden.index_select(0, places))
+        if self.way != "own layers":
+            hidden = hidden.index_select(0, layout.last_tokens(self._device))
+        logits: torch.Tensor = self.model.score(hidden)
         return logits.squeeze(-1)
-
-    def _last_token(self, ids: Sequence[int]) -> int:
-        """Return where the last token lies that is not padding, as transformers looks for it."""
-        real = np.flatnonzero(np.asarray(ids) != self._pad_id)
-        return int(real[-1]) if len(real) else len(ids) - 1
 
     def _run_padded(self, batch: Sequence[EncodedPair]) -> torch.Tensor:
         shape = (len(batch), max(map(len, batch)))

@@ -9,23 +9,27 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
 
-from flag_rerank_integrations.attention import PACKED, packed
+from flag_rerank_integrations.attention import PACKED
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.families.base import Floats
+from flag_rerank_integrations.families.last_token_layer import LastTokenLayer
 from flag_rerank_integrations.families.loading import Stopwatch, quiet_transformers
+from flag_rerank_integrations.packing import packed
 from flag_rerank_integrations.pairs import EncodedPair, Layout, Pair
 
-__all__ = ["TorchFamily"]
+__all__ = ["TorchFamily", "Way"]
 
 logger = logging.getLogger(__name__)
 
 _TOLERANCE: Final = {torch.float32: 1e-5, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+Way = Literal["own layers", "packed", "padded"]
+_WAYS: Final[tuple[Way, ...]] = ("own layers", "packed", "padded")
 _CHECK_LENGTHS: Final = (24, 11, 11, 7)
 _LONGEST_WINDOW_TO_CHECK: Final = 512
 
@@ -47,6 +51,8 @@ class TorchFamily(ABC):
         self.max_length = max_length
         self.load_seconds = stopwatch.seconds
         self.layout: Layout = "single"
+        self.way: Way = "padded"
+        self._put_back: Callable[[], None] | None = None
         self._device = torch.device(str(device))
         self._own_attention = model.config._attn_implementation  # noqa: SLF001 - the only place it is told
 
@@ -76,18 +82,43 @@ class TorchFamily(ABC):
             getattr(torch, self._device.type).empty_cache()
 
     def choose_layout(self) -> None:
-        """Take the first layout whose scores equal those of the model as it was loaded, pair by pair."""
+        """Take the first way to compute whose scores equal those of the model as it was loaded, pair by pair."""
         samples = self._samples()
         with torch.inference_mode(), quiet_transformers():
             expected = torch.cat([self._run_padded([sample]) for sample in samples]).float()
-            for layout in ("packed", "padded"):
-                self._set_attention(PACKED if layout == "packed" else self._own_attention)
-                reason = self._difference(samples, layout, expected)
+            for way in _WAYS:
+                if not self.use(way):
+                    continue
+                reason = self._difference(samples, self.layout, expected)
                 if not reason:
-                    self.layout = layout
                     return
-                logger.info("%s pairs are not used for %s: %s", layout, type(self.model).__name__, reason)
+                logger.info("%s does not compute in the way %r: %s", type(self.model).__name__, way, reason)
         self.layout = "single"
+
+    def use(self, way: Way) -> bool:
+        """Compute in one way from now on; tell whether this model has it, not whether it is right."""
+        if self._put_back is not None:
+            self._put_back()
+        self._put_back = self._use_own_layers() if way == "own layers" else None
+        self._set_attention(self._own_attention if way == "padded" else PACKED)
+        self.way, self.layout = way, "padded" if way == "padded" else "packed"
+        return way != "own layers" or self._put_back is not None
+
+    def _use_own_layers(self) -> Callable[[], None] | None:
+        """Put layers of ours, which compute less, in the model's place; return what puts the model's back."""
+        return None
+
+    def _use_last_token_layer(self) -> Callable[[], None] | None:
+        """Do so with a decoder: its last layer then gives the last token of each pair alone."""
+        layers = getattr(self.model.base_model, "layers", None)
+        if not layers:
+            return None
+        own = layers[-1]
+        try:
+            layers[-1] = LastTokenLayer(own)
+        except AttributeError:
+            return None
+        return lambda: layers.__setitem__(-1, own)
 
     def _run(self, batch: Sequence[EncodedPair], layout: Layout) -> torch.Tensor:
         if layout == "single":
