@@ -42,7 +42,7 @@ _CHOICES: Final[dict[str, tuple[object, ...]]] = {
 # Options of the contract whose implementation has not landed: any value but these is refused,
 # because an option that is accepted and ignored is worse than none.
 _ONLY_FOR_NOW: Final[dict[str, tuple[object, ...]]] = {
-    "quantization": (None,),
+    "quantization": (None, "int8"),
     "cutoff_layer": (None,),
     "compress_ratio": (1,),
     "compress_layers": ((8,),),
@@ -69,7 +69,7 @@ class RerankConfig:
         prompt: The task prompt of a causal reranker, in place of its default.
         family: How pairs are laid out and scores read; "auto" reads it from the checkpoint.
         backend: "auto", "torch" or "onnx".
-        quantization: None, "int8" or "int4". Not available yet.
+        quantization: None, "int8" or "int4" (not available yet): integers for the layers' weights.
         cutoff_layer: The layer to read scores from, for layerwise models. Not available yet.
         compress_ratio: Token compression of lightweight models: 1 (off), 2, 4 or 8. Not available yet.
         compress_layers: Layers at which tokens are compressed. Not available yet.

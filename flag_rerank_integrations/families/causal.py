@@ -58,6 +58,8 @@ def load(checkpoint: Checkpoint, config: RerankConfig, device: Device) -> Causal
     family = CausalFamily(model, encoder, device, stopwatch)
     with stopwatch.step("self-check"):
         family.choose_layout()
+        if config.quantization == "int8" and device.kind == "cpu":
+            family.quantize(config.model)
     return family
 
 

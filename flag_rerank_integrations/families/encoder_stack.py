@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch.nn.functional import linear
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
 from flag_rerank_integrations.attention import AttentionRule, attend, attend_once
@@ -33,71 +32,85 @@ class EncoderStack(torch.nn.Module):
 
     def __init__(self, encoder: Any) -> None:  # noqa: ANN401 - transformers' layers share no typed base
         super().__init__()
-        self._layers = [_Layer(layer) for layer in encoder.layer]
+        *others, last = encoder.layer
+        self.layers = torch.nn.ModuleList([*map(_Layer, others), _FirstTokenLayer(last)])
 
     def forward(self, hidden_states: torch.Tensor, **_options: Any) -> BaseModelOutputWithPastAndCrossAttentions:  # noqa: ANN401 - as called
         """Map embeddings of shape (1, tokens, size) to hidden states of shape (pairs, 1, size)."""
         layout = current_layout()
         assert layout is not None  # noqa: S101 - set by the family around every call
         hidden = hidden_states[0]
-        for layer in self._layers[:-1]:
+        for layer in self.layers:
             hidden = layer(hidden, layout)
-        first = self._layers[-1].first_tokens(hidden, layout)
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=first.unsqueeze(1))
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=hidden.unsqueeze(1))
 
 
-class _Layer:
-    """One layer, as plain references to the weights of the module it is made from."""
+class _Layer(torch.nn.Module):
+    """One layer, made of the modules of the one it stands in for."""
 
     def __init__(self, layer: Any) -> None:  # noqa: ANN401 - as above
+        super().__init__()
         attention = layer.attention.self
         self._heads = attention.num_attention_heads
         self._rule = AttentionRule(scaling=attention.scaling)
-        self._weight, self._bias = _merged(attention.query, attention.key, attention.value)
-        self._size = self._weight.shape[0] // 3
-        self._project = layer.attention.output.dense
-        self._attention_norm = layer.attention.output.LayerNorm
-        self._up = layer.intermediate.dense
-        self._activation = layer.intermediate.intermediate_act_fn
-        self._down = layer.output.dense
-        self._output_norm = layer.output.LayerNorm
+        self._take_projections(attention.query, attention.key, attention.value)
+        self.project = layer.attention.output.dense
+        self.attention_norm = layer.attention.output.LayerNorm
+        self.up = layer.intermediate.dense
+        self.activation = layer.intermediate.intermediate_act_fn
+        self.down = layer.output.dense
+        self.output_norm = layer.output.LayerNorm
 
-    def __call__(self, hidden: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
+    def _take_projections(self, query: torch.nn.Linear, key: torch.nn.Linear, value: torch.nn.Linear) -> None:
+        self.query_key_value = _merged(query, key, value)
+
+    def forward(self, hidden: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         """Map (tokens, size) to (tokens, size)."""
-        query, key, value = self._heads_of(linear(hidden, self._weight, self._bias)).unbind(1)
+        query, key, value = self._split(self.query_key_value(hidden), 3)
         return self._finish(hidden, attend(query, key, value, layout, self._rule))
 
-    def first_tokens(self, hidden: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
-        """Map (tokens, size) to the first token of each pair, (pairs, size)."""
-        first = hidden.index_select(0, layout.first_tokens(hidden.device))
-        own, others = slice(None, self._size), slice(self._size, None)
-        query = self._heads_of(linear(first, self._weight[own], self._bias[own]))[:, 0]
-        key, value = self._heads_of(linear(hidden, self._weight[others], self._bias[others])).unbind(1)
-        return self._finish(first, attend_once(query, key, value, layout, self._rule))
-
-    def _heads_of(self, projected: torch.Tensor) -> torch.Tensor:
-        """View (rows, parts * size) as (rows, parts, heads, head size)."""
-        return projected.view(len(projected), -1, self._heads, self._size // self._heads)
+    def _split(self, projected: torch.Tensor, parts: int) -> tuple[torch.Tensor, ...]:
+        """View (rows, parts * size) as parts of (rows, heads, head size)."""
+        return projected.view(len(projected), parts, self._heads, -1).unbind(1)
 
     def _finish(self, residual: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """Project what was attended to, then the feed-forward part."""
-        hidden = self._attention_norm(_add_linear(residual, attended, self._project))
-        inner = self._activation(self._up(hidden))
-        output: torch.Tensor = self._output_norm(_add_linear(hidden, inner, self._down))
+        hidden = self.attention_norm(_add_linear(residual, attended, self.project))
+        inner = self.activation(self.up(hidden))
+        output: torch.Tensor = self.output_norm(_add_linear(hidden, inner, self.down))
         return output
 
 
-def _merged(*projections: Any) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401 - as above
-    """Put several layers' weights into one, and let the layers use it too: no memory twice."""
-    weight = torch.cat([layer.weight for layer in projections])
-    bias = torch.cat([layer.bias for layer in projections])
-    size = len(weight) // len(projections)
-    for number, layer in enumerate(projections):
-        layer.weight.data = weight[number * size : (number + 1) * size]
-        layer.bias.data = bias[number * size : (number + 1) * size]
-    return weight, bias
+class _FirstTokenLayer(_Layer):
+    """The last layer: only the first token of each pair asks, all of them answer."""
+
+    def _take_projections(self, query: torch.nn.Linear, key: torch.nn.Linear, value: torch.nn.Linear) -> None:
+        self.query = query
+        self.key_value = _merged(key, value)
+
+    def forward(self, hidden: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
+        """Map (tokens, size) to (pairs, size)."""
+        first = hidden.index_select(0, layout.first_tokens(hidden.device))
+        (query,) = self._split(self.query(first), 1)
+        key, value = self._split(self.key_value(hidden), 2)
+        return self._finish(first, attend_once(query, key, value, layout, self._rule))
 
 
-def _add_linear(residual: torch.Tensor, inputs: torch.Tensor, layer: Any) -> torch.Tensor:  # noqa: ANN401 - as above
-    """Return residual + layer(inputs), with the sum done by the product itself."""
-    return torch.add(residual, layer.bias).addmm_(inputs, layer.weight.t())
+def _merged(*layers: torch.nn.Linear) -> torch.nn.Linear:
+    """Make one layer of several, and let them use its weights too: nothing is in memory twice."""
+    size = layers[0].out_features
+    merged = torch.nn.Linear(layers[0].in_features, size * len(layers), device="meta")
+    merged.weight = torch.nn.Parameter(torch.cat([layer.weight for layer in layers]), requires_grad=False)
+    merged.bias = torch.nn.Parameter(torch.cat([layer.bias for layer in layers]), requires_grad=False)
+    for number, layer in enumerate(layers):
+        rows = slice(number * size, (number + 1) * size)
+        layer.weight.data, layer.bias.data = merged.weight.data[rows], merged.bias.data[rows]
+    return merged
+
+
+def _add_linear(residual: torch.Tensor, inputs: torch.Tensor, layer: torch.nn.Module) -> torch.Tensor:
+    """Return residual + layer(inputs), with the sum done by the product itself where it can be."""
+    if isinstance(layer, torch.nn.Linear):
+        return torch.add(residual, layer.bias).addmm_(inputs, layer.weight.t())
+    total: torch.Tensor = layer(inputs).add_(residual)
+    return total
