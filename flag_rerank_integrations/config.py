@@ -36,9 +36,12 @@ _CHOICES: Final[dict[str, tuple[object, ...]]] = {
     "backend": ("auto", "torch", "onnx"),
     "special_tokens": ("plain", "parse", "escape"),
     "long_passages": ("truncate", "windows", "error"),
+    "window_aggregation": ("max", "mean", "first"),
     "quantization": (None, "int8", "int4"),
     "compress_ratio": (1, 2, 4, 8),
 }
+_OF_WINDOWS: Final = ("window_overlap", "window_aggregation", "max_windows")
+_MOST_OVERLAP: Final = 0.9
 # Options of the contract whose implementation has not landed: any value but these is refused,
 # because an option that is accepted and ignored is worse than none.
 _ONLY_FOR_NOW: Final[dict[str, tuple[object, ...]]] = {
@@ -46,7 +49,6 @@ _ONLY_FOR_NOW: Final[dict[str, tuple[object, ...]]] = {
     "cutoff_layer": (None,),
     "compress_ratio": (1,),
     "compress_layers": ((8,),),
-    "long_passages": ("truncate", "error"),
     "score_cache": (0,),
     "family": ("auto", "encoder", "causal", "onnx", "sentence-transformers"),
 }
@@ -74,7 +76,11 @@ class RerankConfig:
         compress_ratio: Token compression of lightweight models: 1 (off), 2, 4 or 8. Not available yet.
         compress_layers: Layers at which tokens are compressed. Not available yet.
         long_passages: What becomes of a passage that does not fit: "truncate" reads its head, "error"
-            refuses it; "windows" (read it all, part by part) is not available yet.
+            refuses it, "windows" reads it all, in windows that overlap, each with the whole query.
+        window_overlap: Least share of a window that it has in common with the next, 0 to 0.9.
+        window_aggregation: A passage's score from its windows' logits: "max", "mean", or "first",
+            which reads no further window.
+        max_windows: Most windows of one passage; what lies behind them is not read, and counted.
         revision: Branch, tag or commit of a hub repository.
         cache_dir: Directory of the hub's cache.
         local_files_only: Never use the network.
@@ -105,6 +111,9 @@ class RerankConfig:
     compress_ratio: int = 1
     compress_layers: tuple[int, ...] = (8,)
     long_passages: str = "truncate"
+    window_overlap: float = 0.5
+    window_aggregation: str = "max"
+    max_windows: int = 64
     revision: str | None = None
     cache_dir: str | None = None
     local_files_only: bool = False
@@ -122,6 +131,7 @@ class RerankConfig:
             if getattr(self, name) not in allowed:
                 _refuse(name, getattr(self, name), f"one of {', '.join(map(repr, allowed))}")
         self._check_ranges()
+        self._check_windows()
         for name, ready in _ONLY_FOR_NOW.items():
             if getattr(self, name) not in ready:
                 msg = f"{name}={getattr(self, name)!r} is not available yet; for now use {ready[0]!r}."
@@ -140,7 +150,7 @@ class RerankConfig:
             object.__setattr__(self, "compress_layers", tuple(self.compress_layers))
 
     def _check_types(self) -> None:
-        for name in ("model", "dtype", "special_tokens", "long_passages", "family", "backend"):
+        for name in ("model", "dtype", "special_tokens", "long_passages", "window_aggregation", "family", "backend"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 _refuse(name, getattr(self, name), "a non-empty string")
         for name in ("instruction", "prompt", "revision", "cache_dir"):
@@ -171,6 +181,19 @@ class RerankConfig:
             isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf")
         ):
             _refuse("timeout", seconds, "a positive number of seconds or None")
+
+    def _check_windows(self) -> None:
+        """Check how windows lie, and that nothing is said of them where there are none."""
+        overlap = self.window_overlap
+        if isinstance(overlap, bool) or not isinstance(overlap, int | float) or not 0 <= overlap <= _MOST_OVERLAP:
+            _refuse("window_overlap", overlap, f"a share of a window, 0 to {_MOST_OVERLAP}")
+        _check_count("max_windows", self.max_windows, least=1)
+        if self.long_passages == "windows":
+            return
+        for option in dataclasses.fields(self):
+            if option.name in _OF_WINDOWS and getattr(self, option.name) != option.default:
+                msg = f"{option.name}={getattr(self, option.name)!r} says nothing without long_passages='windows'."
+                raise ConfigError(msg)
 
     def replace(self, **changes: Any) -> RerankConfig:  # noqa: ANN401 - any option's value
         """Return a copy with some options changed, validated anew."""

@@ -16,6 +16,7 @@ from tokenizers import Encoding, Tokenizer
 
 from flag_rerank_integrations.errors import ModelLoadError
 from flag_rerank_integrations.pairs import EncodedPair, Pair
+from flag_rerank_integrations.windows import Windows
 
 __all__ = ["PairEncoder", "PairTemplate", "TextEncoder", "TokenizedText", "repair"]
 
@@ -216,6 +217,7 @@ class PairEncoder:
         special_tokens: "plain", "parse" or "escape"; see `TextEncoder`.
         token_types: Whether the model reads token types.
         instruction: Text put before every query.
+        windows: How a passage is read that does not fit; by default its head is.
     """
 
     def __init__(  # noqa: PLR0913 - options of one layout
@@ -227,6 +229,7 @@ class PairEncoder:
         special_tokens: str = "plain",
         token_types: bool = True,
         instruction: str | None = None,
+        windows: Windows | None = None,
     ) -> None:
         self.texts = TextEncoder(tokenizer, special_tokens=special_tokens)
         self.template = PairTemplate.of(tokenizer)
@@ -235,20 +238,24 @@ class PairEncoder:
         wanted = max_length * 3 // 4 if query_max_length is None else query_max_length
         self.query_max_length = max(0, min(wanted, self._room - 1))
         self.reads_types = token_types
+        self._windows = windows or Windows()
         self._instruction = instruction or ""
 
     def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
         """Tokenize pairs, each distinct text once, and cut them to fit; same order."""
         queries = self.texts.encode((self._instruction + query for query, _ in pairs), self.query_max_length)
-        passages = self.texts.encode((passage for _, passage in pairs), self._room)
+        passages = self.texts.encode((passage for _, passage in pairs), self._windows.reach(self._room))
         return [self._join(queries[self._instruction + query], passages[passage]) for query, passage in pairs]
 
     def _join(self, query: TokenizedText, passage: TokenizedText) -> EncodedPair:
         query_ids = query.ids[: self.query_max_length]
-        room = self._room - len(query_ids)
-        passage_ids = passage.ids[:room]
+        spans = self._windows.spans(len(passage.ids), self._room - len(query_ids))
+        ids = [self.template.join(query_ids, passage.ids[span]) for span in spans]
+        types = self.template.join_types(len(query_ids), spans[0].stop) if self.reads_types else None
         return EncodedPair(
-            ids=self.template.join(query_ids, passage_ids),
-            type_ids=self.template.join_types(len(query_ids), len(passage_ids)) if self.reads_types else None,
-            truncated_tokens=len(passage.ids) - len(passage_ids) + passage.unread_tokens,
+            ids[0],
+            types,
+            truncated_tokens=len(passage.ids) - spans[-1].stop + passage.unread_tokens,
+            rest=tuple(EncodedPair(window, types) for window in ids[1:]),  # all as long as the first
+            truncated_query_tokens=len(query.ids) - len(query_ids) + query.unread_tokens,
         )

@@ -23,7 +23,11 @@ class EncodedPair:
     type_ids: Sequence[int] | None = None
     """Token types, as long as `ids`; None where the model has none."""
     truncated_tokens: int = 0
-    """Tokens of the passage that did not fit."""
+    """Tokens of the passage that are not read: not here, and in none of `rest`."""
+    rest: tuple[EncodedPair, ...] = ()
+    """Further windows, where a long passage is read in several: each a pair with the same query."""
+    truncated_query_tokens: int = 0
+    """Tokens of the query that did not fit."""
 
     def __len__(self) -> int:
         """Return the length in tokens."""

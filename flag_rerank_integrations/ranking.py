@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 
 from flag_rerank_integrations.config import RerankConfig
-from flag_rerank_integrations.errors import InputError, WorkerError
+from flag_rerank_integrations.errors import WorkerError
 from flag_rerank_integrations.pairs import ScoredPairs
 from flag_rerank_integrations.results import RankedPassage
 
@@ -20,10 +20,9 @@ def scores_of(scored: ScoredPairs, config: RerankConfig) -> list[float]:
     """Check the logits of one call and bring them into the form that was asked for.
 
     Raises:
-        InputError: A passage was too long, with `long_passages="error"`.
         WorkerError: A logit is not finite: that is a fault, and never a rank.
     """
-    _check_truncation(scored.truncated_tokens, config)
+    _warn_of_truncation(scored.truncated_tokens, config)
     for position, logit in enumerate(scored.logits):
         if not math.isfinite(logit):
             msg = (
@@ -62,16 +61,19 @@ def rankings_of(
     return rankings
 
 
-def _check_truncation(truncated_tokens: Sequence[int], config: RerankConfig) -> None:
-    """Say once a call what was not read, or refuse it where that was asked for."""
+def _warn_of_truncation(truncated_tokens: Sequence[int], config: RerankConfig) -> None:
+    """Say once a call what was not read, and which option would have it read."""
     cut = [tokens for tokens in truncated_tokens if tokens]
-    if not cut:
-        return
-    said = f"{len(cut)} of {len(truncated_tokens)} passages are longer than fits (by {max(cut)} tokens at most)"
-    if config.long_passages == "error":
-        msg = f"{said}. Raise max_length, split them, or use long_passages='truncate'."
-        raise InputError(msg)
-    logger.warning("%s: their ends were not read.", said)
+    if cut:
+        windows = config.long_passages == "windows" and config.window_aggregation != "first"
+        logger.warning(
+            "%d of %d passages are longer than fits (by %d tokens at most): their ends were not read. "
+            "%s would have more of them read.",
+            len(cut),
+            len(truncated_tokens),
+            max(cut),
+            f"max_windows above {config.max_windows}" if windows else "long_passages='windows' or a larger max_length",
+        )
 
 
 def _ranking(

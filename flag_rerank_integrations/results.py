@@ -40,6 +40,10 @@ class RerankStats:
     """Pairs asked for."""
     scored_pairs: int = 0
     """Pairs the model ran on: equal pairs of one call are scored once."""
+    windows: int = 0
+    """Sequences the model ran on: one for each scored pair, or one for each window of a long passage."""
+    windowed_pairs: int = 0
+    """Scored pairs whose passage was read in several windows."""
     tokens: int = 0
     """Real tokens the model read, special tokens included."""
     computed_tokens: int = 0
@@ -52,6 +56,9 @@ class RerankStats:
     seconds: float = 0.0
     """Seconds spent scoring."""
     truncated_pairs: int = 0
+    """Scored pairs whose passage was not read to its end."""
+    truncated_queries: int = 0
+    """Scored pairs whose query was not read to its end."""
     oom_backoffs: int = 0
     """Times the token budget was halved because a device ran out of memory."""
     worker_restarts: int = 0
@@ -68,11 +75,14 @@ class RerankStats:
 _ADDED = (
     "pairs",
     "scored_pairs",
+    "windows",
+    "windowed_pairs",
     "tokens",
     "computed_tokens",
     "forward_passes",
     "seconds",
     "truncated_pairs",
+    "truncated_queries",
     "oom_backoffs",
 )
 

@@ -45,7 +45,10 @@ OTHER: dict[str, Any] = {
     "cutoff_layer": None,
     "compress_ratio": 1,
     "compress_layers": (8,),
-    "long_passages": "error",
+    "long_passages": "windows",
+    "window_overlap": 0.25,
+    "window_aggregation": "mean",
+    "max_windows": 8,
     "revision": "main",
     "cache_dir": "cache",
     "local_files_only": True,
@@ -55,6 +58,9 @@ OTHER: dict[str, Any] = {
     "progress": True,
     "timeout": 2.5,
 }
+
+# What a field says nothing without.
+NEEDED = {field: {"long_passages": "windows"} for field in ("window_overlap", "window_aggregation", "max_windows")}
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +105,7 @@ def test_the_test_values_cover_every_field() -> None:
 @ways
 @pytest.mark.parametrize("field", [None, *OTHER])
 def test_every_field_survives(way: Callable[[Any], FlagRerankPostprocessor], field: str | None) -> None:
-    original = FlagRerankPostprocessor(**({} if field is None else {field: OTHER[field]}))
+    original = FlagRerankPostprocessor(**({} if field is None else {field: OTHER[field], **NEEDED.get(field, {})}))
     restored = way(original)
     assert values(restored) == values(original)
     assert restored.config == original.config

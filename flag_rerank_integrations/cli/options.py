@@ -37,12 +37,15 @@ _TEXT: Final[dict[str, str]] = {
     "cache-dir": "directory of the hub's cache",
     "special-tokens": '"plain": "</s>" in a text is text; "parse": it acts as the token; "escape": it is taken apart '
     "(default: plain)",
-    "long-passages": '"truncate" or "error" (default: truncate)',
+    "long-passages": '"truncate", "windows" (read whole, in windows that overlap) or "error" (default: truncate)',
+    "window-aggregation": 'a long passage\'s score from those of its windows: "max", "mean" or "first" (default: max)',
 }
 _NUMBERS: Final[dict[str, tuple[Callable[[str], object], str]]] = {
     "max-length": (int, "most tokens of a query and a passage together (default: 1024, or the model's limit)"),
     "query-max-length": (int, "most tokens of the query (default: three quarters of --max-length)"),
     "max-batch-tokens": (count_or_auto, "most tokens in one forward pass (default: auto)"),
+    "window-overlap": (float, "least share of a window that it has in common with the next (default: 0.5)"),
+    "max-windows": (int, "most windows of one passage (default: 64)"),
     "timeout": (float, "seconds that scoring may take"),
 }
 _FLAGS: Final[dict[str, str]] = {

@@ -24,6 +24,7 @@ from flag_rerank_integrations.executors.shards import Shard, ShardQueue, cut
 from flag_rerank_integrations.executors.worker_process import WorkerProcess
 from flag_rerank_integrations.pairs import Pair, ScoredPairs
 from flag_rerank_integrations.results import DeviceStats, RerankStats, add
+from flag_rerank_integrations.windows import Windows
 
 __all__ = ["ProcessExecutor"]
 
@@ -206,7 +207,7 @@ class ProcessExecutor:
 
     def __init__(self, config: RerankConfig, devices: Sequence[Device]) -> None:
         self._process = os.getpid()
-        self._most_characters = config.max_length * _CHARACTERS_PER_TOKEN
+        self._most_characters = Windows.of(config).reach(config.max_length) * _CHARACTERS_PER_TOKEN
         threads = max(1, available_cores() // len(devices))
         self._pool = _Pool(config, devices, threads)
         self._stop = weakref.finalize(self, self._pool.close)

@@ -19,6 +19,8 @@ _MODULES = {
     "onnx": "onnx",
     "sentence-transformers": "cross_encoder",
 }
+# Those whose encoders cut passages into windows; the others leave the layout to another library.
+_READS_WINDOWS = frozenset({"encoder", "causal", "onnx"})
 _NOT_YET = {
     "LayerWiseMiniCPMForCausalLM": "layerwise",
     "CostWiseGemmaForCausalLM": "lightweight",
@@ -34,7 +36,11 @@ def load(config: RerankConfig, device: Device) -> Family:
         DeviceError: The device has too little memory.
     """
     checkpoint = Checkpoint.open(config)
-    module = import_module(f"{__name__}.{_MODULES[detect(checkpoint, config)]}")
+    name = detect(checkpoint, config)
+    if config.long_passages == "windows" and name not in _READS_WINDOWS:
+        msg = f"The {name} family cannot read {config.model!r} in windows: use long_passages='truncate' or 'error'."
+        raise ConfigError(msg)
+    module = import_module(f"{__name__}.{_MODULES[name]}")
     family: Family = module.load(checkpoint, config, device)
     return family
 

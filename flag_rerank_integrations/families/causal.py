@@ -19,6 +19,7 @@ from flag_rerank_integrations.families.loading import Stopwatch, check_vocabular
 from flag_rerank_integrations.families.torch_family import TorchFamily
 from flag_rerank_integrations.packing import current_layout
 from flag_rerank_integrations.pairs import EncodedPair, Pair
+from flag_rerank_integrations.windows import Windows
 
 __all__ = ["DEFAULT_PROMPT", "CausalEncoder", "CausalFamily", "load"]
 
@@ -47,6 +48,7 @@ def load(checkpoint: Checkpoint, config: RerankConfig, device: Device) -> Causal
             prompt=DEFAULT_PROMPT if config.prompt is None else config.prompt,
             special_tokens=config.special_tokens,
             instruction=config.instruction,
+            windows=Windows.of(config),
         )
     limit = position_limit(checkpoint.config)
     room = None if limit is None else limit - 2 * encoder.tail_length
@@ -82,9 +84,10 @@ class CausalEncoder:
         prompt: The task, put last.
         special_tokens: "plain", "parse" or "escape"; see `TextEncoder`.
         instruction: Text put before every query.
+        windows: How a passage is read that does not fit; by default its head is.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options of one layout
         self,
         tokenizer: Tokenizer,
         *,
@@ -92,12 +95,15 @@ class CausalEncoder:
         prompt: str = DEFAULT_PROMPT,
         special_tokens: str = "plain",
         instruction: str | None = None,
+        windows: Windows | None = None,
     ) -> None:
         self.texts = TextEncoder(tokenizer, special_tokens=special_tokens)
         self._start = [] if bos_id is None else [bos_id]
         self._separator = self.texts.ids("\n")
         self._tail = self._separator + self.texts.ids(prompt)
+        self._label = self.texts.ids("B:")
         self._instruction = instruction or ""
+        self._windows = windows or Windows()
         self._lengths = _Lengths(query=0, body=0)
         self.max_length = 0
 
@@ -117,7 +123,8 @@ class CausalEncoder:
     def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
         """Tokenize pairs, each distinct text once, and cut them to fit; same order."""
         queries = self.texts.encode((self._query(query) for query, _ in pairs), self._lengths.query)
-        passages = self.texts.encode((f"B: {passage}" for _, passage in pairs), self._lengths.body)
+        reach = self._windows.reach(self._lengths.body)
+        passages = self.texts.encode((f"B: {passage}" for _, passage in pairs), reach)
         return [self._join(queries[self._query(query)], passages[f"B: {passage}"]) for query, passage in pairs]
 
     def _query(self, query: str) -> str:
@@ -125,9 +132,22 @@ class CausalEncoder:
 
     def _join(self, query: TokenizedText, passage: TokenizedText) -> EncodedPair:
         head = [*self._start, *query.ids[: self._lengths.query], *self._separator]
-        kept = passage.ids[: min(self.max_length - 2 * self.tail_length, self._lengths.body - len(head))]
-        cut = len(passage.ids) - len(kept) + passage.unread_tokens
-        return EncodedPair([*head, *kept, *self._tail], truncated_tokens=cut)
+        room = min(self.max_length - 2 * self.tail_length, self._lengths.body - len(head))
+        label, text = self._split(passage.ids, room)
+        spans = self._windows.spans(len(text), room - len(label))
+        windows = [[*head, *label, *text[span], *self._tail] for span in spans]
+        return EncodedPair(
+            windows[0],
+            truncated_tokens=len(text) - spans[-1].stop + passage.unread_tokens,
+            rest=tuple(map(EncodedPair, windows[1:])),
+            truncated_query_tokens=max(0, len(query.ids) - self._lengths.query) + query.unread_tokens,
+        )
+
+    def _split(self, passage: list[int], room: int) -> tuple[list[int], list[int]]:
+        """Take the tokens of "B:" off a passage, as far as they stand by themselves: every window has them."""
+        most = min(len(self._label), room - 1)
+        own = next((i for i in range(most) if passage[i : i + 1] != self._label[i : i + 1]), most)
+        return passage[:own], passage[own:]
 
 
 class CausalFamily(TorchFamily):

@@ -22,6 +22,7 @@ from flag_rerank_integrations.families.loading import Stopwatch, check_vocabular
 from flag_rerank_integrations.families.torch_family import TorchFamily
 from flag_rerank_integrations.packing import current_layout
 from flag_rerank_integrations.pairs import EncodedPair, Pair
+from flag_rerank_integrations.windows import Windows
 
 __all__ = ["EncoderFamily", "load"]
 
@@ -53,6 +54,7 @@ def load(checkpoint: Checkpoint, config: RerankConfig, device: Device) -> Encode
         special_tokens=config.special_tokens,
         token_types=_reads_token_types(model, tokenizer),
         instruction=config.instruction,
+        windows=Windows.of(config),
     )
     family = EncoderFamily(model, encoder, device, stopwatch)
     with stopwatch.step("self-check"):

@@ -34,6 +34,7 @@ from flag_rerank_integrations.families.onnx_graph import (
     said,
 )
 from flag_rerank_integrations.pairs import EncodedPair, Layout, Pair
+from flag_rerank_integrations.windows import Windows
 
 __all__ = ["OnnxFamily", "load"]
 
@@ -71,6 +72,7 @@ def load(checkpoint: Checkpoint, config: RerankConfig, device: Device) -> OnnxFa
         special_tokens=config.special_tokens,
         token_types="token_type_ids" in {node.name for node in session.get_inputs()},
         instruction=config.instruction,
+        windows=Windows.of(config),
     )
     seconds = {"tokenizer": tokenized - started, "weights": time.perf_counter() - tokenized}
     family = OnnxFamily(session, encoder, device, seconds, pad_id=int(checkpoint.config.get("pad_token_id") or 0))
