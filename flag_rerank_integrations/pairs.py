@@ -24,6 +24,8 @@ class EncodedPair:
     """Token types, as long as `ids`; None where the model has none."""
     truncated_tokens: int = 0
     """Tokens of the passage that did not fit."""
+    head_tokens: int = 0
+    """Tokens before the passage, of a causal layout: special ones, query and separator."""
 
     def __len__(self) -> int:
         """Return the length in tokens."""

@@ -17,6 +17,7 @@ from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.encoding import TextEncoder, TokenizedText
 from flag_rerank_integrations.families.checkpoint import Checkpoint, effective_max_length, position_limit
 from flag_rerank_integrations.families.loading import Stopwatch, check_vocabulary, load_model, load_tokenizer
+from flag_rerank_integrations.families.prompts import prompt_text
 from flag_rerank_integrations.families.torch_family import TorchFamily
 from flag_rerank_integrations.pairs import EncodedPair, Pair
 
@@ -44,9 +45,10 @@ def load(checkpoint: Checkpoint, config: RerankConfig, device: Device) -> Causal
         encoder = CausalEncoder(
             tokenizer.backend_tokenizer,
             bos_id=_bos_id(tokenizer),
-            prompt=DEFAULT_PROMPT if config.prompt is None else config.prompt,
+            prompt=prompt_text(config, DEFAULT_PROMPT),
             special_tokens=config.special_tokens,
             instruction=config.instruction,
+            passage_instruction=config.passage_instruction,
         )
     limit = position_limit(checkpoint.config)
     room = None if limit is None else limit - 2 * encoder.tail_length
@@ -80,9 +82,10 @@ class CausalEncoder:
         prompt: The task, put last.
         special_tokens: "plain", "parse" or "escape"; see `TextEncoder`.
         instruction: Text put before every query.
+        passage_instruction: Text put before every passage.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options of one layout
         self,
         tokenizer: Tokenizer,
         *,
@@ -90,12 +93,14 @@ class CausalEncoder:
         prompt: str = DEFAULT_PROMPT,
         special_tokens: str = "plain",
         instruction: str | None = None,
+        passage_instruction: str | None = None,
     ) -> None:
         self.texts = TextEncoder(tokenizer, special_tokens=special_tokens)
         self._start = [] if bos_id is None else [bos_id]
         self._separator = self.texts.ids("\n")
         self._tail = self._separator + self.texts.ids(prompt)
         self._instruction = instruction or ""
+        self._passage_instruction = passage_instruction or ""
         self._lengths = _Lengths(query=0, body=0)
         self.max_length = 0
 
@@ -115,17 +120,20 @@ class CausalEncoder:
     def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
         """Tokenize pairs, each distinct text once, and cut them to fit; same order."""
         queries = self.texts.encode((self._query(query) for query, _ in pairs), self._lengths.query)
-        passages = self.texts.encode((f"B: {passage}" for _, passage in pairs), self._lengths.body)
-        return [self._join(queries[self._query(query)], passages[f"B: {passage}"]) for query, passage in pairs]
+        passages = self.texts.encode((self._passage(passage) for _, passage in pairs), self._lengths.body)
+        return [self._join(queries[self._query(query)], passages[self._passage(passage)]) for query, passage in pairs]
 
     def _query(self, query: str) -> str:
         return f"A: {self._instruction}{query}"
+
+    def _passage(self, passage: str) -> str:
+        return f"B: {self._passage_instruction}{passage}"
 
     def _join(self, query: TokenizedText, passage: TokenizedText) -> EncodedPair:
         head = [*self._start, *query.ids[: self._lengths.query], *self._separator]
         kept = passage.ids[: min(self.max_length - 2 * self.tail_length, self._lengths.body - len(head))]
         cut = len(passage.ids) - len(kept) + passage.unread_tokens
-        return EncodedPair([*head, *kept, *self._tail], truncated_tokens=cut)
+        return EncodedPair([*head, *kept, *self._tail], truncated_tokens=cut, head_tokens=len(head))
 
 
 class CausalFamily(TorchFamily):

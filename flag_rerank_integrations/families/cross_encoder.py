@@ -169,7 +169,7 @@ class CrossEncoderFamily:
             cut = self._rows([texts[i] for i in long], {"max_length": self.max_length}) if long else []
             for i, row in zip(long, cut, strict=True):
                 unread = (len(part[i][1]) - cap) * len(whole[i]) // cap if len(part[i][1]) > cap else 0
-                whole[i] = _Row(row.ids, None, len(whole[i]) - len(row) + unread, row.columns)
+                whole[i] = _Row(row.ids, None, len(whole[i]) - len(row) + unread, columns=row.columns)
             rows += whole
         return rows
 
