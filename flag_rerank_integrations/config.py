@@ -30,6 +30,7 @@ class _DefaultLength(int):
 
 DEFAULT_MAX_LENGTH: Final[int] = _DefaultLength(1024)
 
+_STEP_SIZE: Final = 2
 _CHOICES: Final[dict[str, tuple[object, ...]]] = {
     "dtype": ("auto", "float32", "float16", "bfloat16"),
     "family": ("auto", "encoder", "causal", "onnx", "sentence-transformers", "layerwise", "lightweight"),
@@ -46,11 +47,7 @@ _MOST_OVERLAP: Final = 0.9
 # because an option that is accepted and ignored is worse than none.
 _ONLY_FOR_NOW: Final[dict[str, tuple[object, ...]]] = {
     "quantization": (None, "int8"),
-    "cutoff_layer": (None,),
-    "compress_ratio": (1,),
-    "compress_layers": ((8,),),
     "score_cache": (0,),
-    "family": ("auto", "encoder", "causal", "onnx", "sentence-transformers"),
 }
 
 
@@ -68,13 +65,22 @@ class RerankConfig:
         max_batch_tokens: Most token positions in one forward pass, or "auto".
         normalize: Whether scores are sigmoids (0 to 1) instead of logits.
         instruction: Text put before the query, for models that were trained with one.
-        prompt: The task prompt of a causal reranker, in place of its default.
+        passage_instruction: Text put before the passage, for causal, layerwise and lightweight models.
+        prompt: The task of a causal, layerwise or lightweight reranker: "qa" (the default, in the model's
+            own words), "same-meaning", "duplicate-question", "counterargument", or a sentence of your own.
         family: How pairs are laid out and scores read; "auto" reads it from the checkpoint.
         backend: "auto", "torch" or "onnx".
         quantization: None, "int8" or "int4" (not available yet): integers for the layers' weights.
-        cutoff_layer: The layer to read scores from, for layerwise models. Not available yet.
-        compress_ratio: Token compression of lightweight models: 1 (off), 2, 4 or 8. Not available yet.
-        compress_layers: Layers at which tokens are compressed. Not available yet.
+        cutoff_layer: The layer to read scores at, for layerwise and lightweight models; no layer behind it
+            is loaded. None is the model's last.
+        progressive: Steps (layer, fraction) of a ranking that prunes itself, such as ((8, 0.5), (20, 0.25)),
+            for layerwise and lightweight models: of the distinct passages of a query that fraction, the best
+            ones, goes on at that layer. The rest keep the score they have there and rank below all
+            that went further.
+        compress_ratio: Token compression of lightweight models: 1 (off), 2, 4 or 8.
+        compress_layers: Layers before which lightweight models compress a passage's tokens.
+        matched_head: Whether lightweight models read each layer with that layer's own head, instead of
+            every layer with the first, as the published package does.
         long_passages: What becomes of a passage that does not fit: "truncate" reads its head, "error"
             refuses it, "windows" reads it all, in windows that overlap, each with the whole query.
         window_overlap: Least share of a window that it has in common with the next, 0 to 0.9.
@@ -103,13 +109,16 @@ class RerankConfig:
     max_batch_tokens: int | str = "auto"
     normalize: bool = False
     instruction: str | None = None
+    passage_instruction: str | None = None
     prompt: str | None = None
     family: str = "auto"
     backend: str = "auto"
     quantization: str | None = None
     cutoff_layer: int | None = None
+    progressive: tuple[tuple[int, float], ...] | None = None
     compress_ratio: int = 1
     compress_layers: tuple[int, ...] = (8,)
+    matched_head: bool = False
     long_passages: str = "truncate"
     window_overlap: float = 0.5
     window_aggregation: str = "max"
@@ -146,17 +155,18 @@ class RerankConfig:
         dtype = str(self.dtype).removeprefix("torch.")
         object.__setattr__(self, "dtype", {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(dtype, dtype))
         object.__setattr__(self, "device", _device_form(self.device))
-        if isinstance(self.compress_layers, list):
-            object.__setattr__(self, "compress_layers", tuple(self.compress_layers))
+        for name in ("compress_layers", "progressive"):
+            if isinstance(getattr(self, name), list | tuple):
+                object.__setattr__(self, name, _frozen(getattr(self, name)))
 
     def _check_types(self) -> None:
         for name in ("model", "dtype", "special_tokens", "long_passages", "window_aggregation", "family", "backend"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 _refuse(name, getattr(self, name), "a non-empty string")
-        for name in ("instruction", "prompt", "revision", "cache_dir"):
+        for name in ("instruction", "passage_instruction", "prompt", "revision", "cache_dir"):
             if not isinstance(getattr(self, name), str | None):
                 _refuse(name, getattr(self, name), "a string or None")
-        for name in ("normalize", "local_files_only", "trust_remote_code", "progress"):
+        for name in ("normalize", "matched_head", "local_files_only", "trust_remote_code", "progress"):
             if not isinstance(getattr(self, name), bool):
                 _refuse(name, getattr(self, name), "True or False")
 
@@ -175,7 +185,9 @@ class RerankConfig:
         if not isinstance(self.compress_layers, tuple):
             _refuse("compress_layers", self.compress_layers, "a list of layers")
         for layer in self.compress_layers:
-            _check_count("compress_layers", layer, least=0)
+            _check_count("compress_layers", layer, least=1)
+        if self.progressive is not None:
+            _check_steps(self.progressive)
         seconds = self.timeout
         if seconds is not None and (
             isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf")
@@ -205,7 +217,7 @@ class RerankConfig:
         options = {option.name: getattr(self, option.name) for option in dataclasses.fields(self)}
         if isinstance(self.max_length, _DefaultLength):
             del options["max_length"]
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+        return {name: _thawed(value) for name, value in options.items()}
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> RerankConfig:
@@ -250,6 +262,16 @@ def _device_form(device: object) -> Any:  # noqa: ANN401 - what it cannot bring 
     return f"cuda:{device}" if isinstance(device, int) else str(device)
 
 
+def _frozen(value: object) -> object:
+    """Make lists inside lists into tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+
+
+def _thawed(value: object) -> object:
+    """Make tuples inside tuples into lists, as JSON has them."""
+    return list(map(_thawed, value)) if isinstance(value, tuple) else value
+
+
 def _check_names(options: Mapping[str, Any]) -> None:
     known = [option.name for option in dataclasses.fields(RerankConfig)]
     unknown = sorted(map(str, set(options) - set(known)))
@@ -261,6 +283,24 @@ def _check_names(options: Mapping[str, Any]) -> None:
 def _check_count(name: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         _refuse(name, value, f"a whole number of at least {least}")
+
+
+def _check_steps(steps: object) -> None:
+    """Refuse steps of a progressive ranking that are no (layer, fraction), or that do not lead onwards."""
+    expected = "None or steps of a layer and a fraction between 0 and 1, such as ((8, 0.5), (20, 0.25))"
+    if not isinstance(steps, tuple) or not steps:
+        _refuse("progressive", steps, expected)
+    layer_before, fraction_before = 0, 1.0
+    for step in steps:
+        if not isinstance(step, tuple) or len(step) != _STEP_SIZE:
+            _refuse("progressive", steps, expected)
+        layer, fraction = step
+        _check_count("The layers of progressive", layer, least=1)
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
+            _refuse("progressive", steps, expected)
+        if layer <= layer_before or fraction >= fraction_before:
+            _refuse("progressive", steps, "steps with rising layers and falling fractions")
+        layer_before, fraction_before = layer, fraction
 
 
 def _refuse(name: str, value: object, expected: str) -> NoReturn:

@@ -28,6 +28,8 @@ class EncodedPair:
     """Further windows, where a long passage is read in several: each a pair with the same query."""
     truncated_query_tokens: int = 0
     """Tokens of the query that did not fit."""
+    head_tokens: int = 0
+    """Tokens before the passage, of a causal layout: special ones, query and separator."""
 
     def __len__(self) -> int:
         """Return the length in tokens."""

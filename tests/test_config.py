@@ -26,9 +26,17 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     "max_batch_tokens": st.just("auto") | COUNTS,
     "normalize": st.booleans(),
     "instruction": st.none() | st.text(max_size=20),
+    "passage_instruction": st.none() | st.text(max_size=20),
     "prompt": st.none() | st.text(max_size=20),
-    "family": st.sampled_from(["auto", "encoder", "causal", "onnx", "sentence-transformers"]),
+    "family": st.sampled_from(
+        ["auto", "encoder", "causal", "onnx", "sentence-transformers", "layerwise", "lightweight"]
+    ),
     "backend": st.sampled_from(["auto", "torch", "onnx"]),
+    "cutoff_layer": st.none() | COUNTS,
+    "progressive": st.none() | st.sampled_from([((8, 0.5),), [[8, 0.5], [20, 0.25]]]),
+    "compress_ratio": st.sampled_from([1, 2, 4, 8]),
+    "compress_layers": st.lists(COUNTS, max_size=3),
+    "matched_head": st.booleans(),
     "long_passages": st.sampled_from(["truncate", "windows", "error"]),
     "revision": st.none() | TEXTS,
     "cache_dir": st.none() | TEXTS,
@@ -96,6 +104,7 @@ def test_loose_forms_become_one_form(tmp_path: Path) -> None:
     assert RerankConfig(device=[0, "cuda:3"]).device == ("cuda:0", "cuda:3")  # type: ignore[arg-type, list-item]
     assert [RerankConfig(dtype=name).dtype for name in ("fp32", "fp16", "bf16")] == ["float32", "float16", "bfloat16"]
     assert RerankConfig(compress_layers=[8]).compress_layers == (8,)  # type: ignore[arg-type]
+    assert RerankConfig(progressive=[[8, 0.5]]).progressive == ((8, 0.5),)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [None, True, 7, 1.5, "", b"text", ["text"], object()], ids=repr)
@@ -106,14 +115,14 @@ def test_names_must_be_strings(name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [True, 7, 1.5, b"text", ["text"]], ids=repr)
-@pytest.mark.parametrize("name", ["instruction", "prompt", "revision", "cache_dir"])
+@pytest.mark.parametrize("name", ["instruction", "passage_instruction", "prompt", "revision", "cache_dir"])
 def test_texts_must_be_strings_or_none(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"^{name} must be a string or None"):
         RerankConfig.from_dict({name: value})
 
 
 @pytest.mark.parametrize("value", [None, 0, 1, "yes", "False"], ids=repr)
-@pytest.mark.parametrize("name", ["normalize", "local_files_only", "trust_remote_code", "progress"])
+@pytest.mark.parametrize("name", ["normalize", "matched_head", "local_files_only", "trust_remote_code", "progress"])
 def test_switches_must_be_true_or_false(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"^{name} must be True or False"):
         RerankConfig.from_dict({name: value})
@@ -162,14 +171,8 @@ def test_a_query_may_not_fill_the_pair() -> None:
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("quantization", "int8"),
         ("quantization", "int4"),
-        ("cutoff_layer", 28),
-        ("compress_ratio", 2),
-        ("compress_layers", (8, 16)),
         ("score_cache", 100),
-        ("family", "layerwise"),
-        ("family", "lightweight"),
     ],
 )
 def test_what_has_not_landed_is_refused_not_ignored(name: str, value: object) -> None:
@@ -185,6 +188,19 @@ def test_what_has_not_landed_is_refused_not_ignored(name: str, value: object) ->
         ("compress_layers", "8"),
         ("compress_layers", [True]),
         ("compress_layers", [8.5]),
+        ("compress_layers", [0]),
+        ("progressive", ()),
+        ("progressive", 8),
+        ("progressive", (8, 0.5)),
+        ("progressive", ((8,),)),
+        ("progressive", ((8, 1.0),)),
+        ("progressive", ((8, 0),)),
+        ("progressive", ((8, True),)),
+        ("progressive", ((8, "half"),)),
+        ("progressive", ((20, 0.5), (8, 0.25))),
+        ("progressive", ((8, 0.5), (8, 0.25))),
+        ("progressive", ((8, 0.25), (20, 0.5))),
+        ("progressive", ((8, 0.5), (20, 0.5))),
         ("long_passages", "split"),
         ("family", "bert"),
         ("backend", "tensorflow"),
@@ -196,6 +212,12 @@ def test_what_has_not_landed_is_refused_not_ignored(name: str, value: object) ->
 def test_what_will_never_be_an_option_is_not_called_not_yet(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"^{name} must be "):
         RerankConfig.from_dict({name: value})
+
+
+@pytest.mark.parametrize("layer", [0, -1, 8.0, True, "8"])
+def test_a_layer_of_a_progressive_ranking_is_a_whole_number(layer: object) -> None:
+    with pytest.raises(ConfigError, match="layers of progressive must be a whole number of at least 1"):
+        RerankConfig(progressive=((layer, 0.5),))  # type: ignore[arg-type]
 
 
 def test_unknown_options_are_named_beside_the_known_ones() -> None:

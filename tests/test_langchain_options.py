@@ -123,6 +123,7 @@ SETTINGS = st.fixed_dictionaries(
         "max_length": st.integers(8, 4096),
         "normalize": st.booleans(),
         "prompt": st.none() | st.text(),
+        "progressive": st.none() | st.just(((8, 0.5), (20, 0.25))),
         "timeout": st.none() | st.floats(0.1, 1e6),
         "top_n": st.none() | st.integers(0, 1000),
         "score_threshold": st.none() | st.floats(allow_nan=False, allow_infinity=False),

@@ -42,9 +42,12 @@ OTHER: dict[str, Any] = {
     "family": "encoder",
     "backend": "torch",
     "quantization": None,
-    "cutoff_layer": None,
-    "compress_ratio": 1,
-    "compress_layers": (8,),
+    "passage_instruction": "Passage: ",
+    "cutoff_layer": 28,
+    "progressive": ((8, 0.5), (20, 0.25)),
+    "compress_ratio": 2,
+    "compress_layers": (8, 16),
+    "matched_head": True,
     "long_passages": "windows",
     "window_overlap": 0.25,
     "window_aggregation": "mean",
@@ -121,7 +124,8 @@ def test_all_fields_survive_together(way: Callable[[Any], FlagRerankPostprocesso
 
 def test_the_dict_is_plain_json_of_every_field() -> None:
     stored = FlagRerankPostprocessor(**OTHER).to_dict()
-    plain = {"metadata_mode": "llm", "device": ["cpu", "cuda:1"], "compress_layers": [8]}
+    plain = {"metadata_mode": "llm", "device": ["cpu", "cuda:1"], "compress_layers": [8, 16]}
+    plain |= {"progressive": [[8, 0.5], [20, 0.25]]}
     assert stored == {**OTHER, **plain, "class_name": "FlagRerankPostprocessor"}
     assert {type(value) for value in stored.values()} == {str, int, float, bool, list, type(None)}
     assert FlagRerankPostprocessor.class_name() == "FlagRerankPostprocessor"

@@ -158,11 +158,14 @@ def test_tokenizer_of_another_model(copy: Any) -> None:
     refused(path, "embeddings for 100")
 
 
-@pytest.mark.parametrize("architecture", ["LayerWiseMiniCPMForCausalLM", "CostWiseGemmaForCausalLM"])
-def test_families_to_come_are_named(copy: Any, architecture: str) -> None:
+@pytest.mark.parametrize(
+    "architecture, family", [("LayerWiseMiniCPMForCausalLM", "layerwise"), ("CostWiseGemmaForCausalLM", "lightweight")]
+)
+def test_an_architecture_that_its_config_contradicts_is_refused(copy: Any, architecture: str, family: str) -> None:
     path = copy("gemma")
+    refused(path, f"no {family} reranker", family=family)
     edit_config(path, architectures=[architecture])
-    refused(path, "not available yet")
+    refused(path, f"no {family} reranker")
 
 
 @pytest.mark.parametrize("name, limit", [("bert", 256), ("xlm-roberta", 256), ("modernbert", 256)])

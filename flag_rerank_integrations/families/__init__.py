@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from importlib import import_module
 
 from flag_rerank_integrations.config import RerankConfig
@@ -18,12 +19,25 @@ _MODULES = {
     "causal": "causal",
     "onnx": "onnx",
     "sentence-transformers": "cross_encoder",
+    "layerwise": "layerwise",
+    "lightweight": "lightweight",
 }
 # Those whose encoders cut passages into windows; the others leave the layout to another library.
-_READS_WINDOWS = frozenset({"encoder", "causal", "onnx"})
-_NOT_YET = {
+_READS_WINDOWS = frozenset({"encoder", "causal", "onnx", "layerwise", "lightweight"})
+_BY_ARCHITECTURE = {
     "LayerWiseMiniCPMForCausalLM": "layerwise",
     "CostWiseGemmaForCausalLM": "lightweight",
+}
+_LAYERED = ("layerwise", "lightweight")
+# Options that mean something to some families only; a value but the default is refused elsewhere.
+_OPTIONS_OF = {
+    "passage_instruction": ("causal", *_LAYERED),
+    "cutoff_layer": _LAYERED,
+    "progressive": _LAYERED,
+    "compress_ratio": ("lightweight",),
+    "compress_layers": ("lightweight",),
+    "matched_head": ("lightweight",),
+    "quantization": ("encoder", "causal"),
 }
 
 
@@ -40,6 +54,7 @@ def load(config: RerankConfig, device: Device) -> Family:
     if config.long_passages == "windows" and name not in _READS_WINDOWS:
         msg = f"The {name} family cannot read {config.model!r} in windows: use long_passages='truncate' or 'error'."
         raise ConfigError(msg)
+    _refuse_options(name, config)
     module = import_module(f"{__name__}.{_MODULES[name]}")
     family: Family = module.load(checkpoint, config, device)
     return family
@@ -50,7 +65,7 @@ def detect(checkpoint: Checkpoint, config: RerankConfig) -> str:
 
     Raises:
         ConfigError: `family` and `backend` contradict each other.
-        ModelLoadError: It is no reranker, or of a family that is not available yet.
+        ModelLoadError: It is no reranker.
     """
     wanted = "onnx" if config.backend == "onnx" and config.family == "auto" else config.family
     if config.backend != "auto" and (config.backend == "onnx") != (wanted == "onnx") and wanted != "auto":
@@ -65,11 +80,22 @@ def detect(checkpoint: Checkpoint, config: RerankConfig) -> str:
     return _by_architecture(checkpoint, config)
 
 
+def _refuse_options(family: str, config: RerankConfig) -> None:
+    """Refuse options that this family has no use for: one that is accepted and ignored is worse than none."""
+    for option in fields(config):
+        families = _OPTIONS_OF.get(option.name, (family,))
+        if family not in families and getattr(config, option.name) != option.default:
+            msg = (
+                f"{option.name} is an option of {' and '.join(families)} models; {config.model!r} is of the "
+                f"{family} family."
+            )
+            raise ConfigError(msg)
+
+
 def _by_architecture(checkpoint: Checkpoint, config: RerankConfig) -> str:
     architecture = checkpoint.architecture
-    if architecture in _NOT_YET:
-        msg = f"{config.model!r} is of the {_NOT_YET[architecture]} family, which is not available yet."
-        raise ModelLoadError(msg)
+    if architecture in _BY_ARCHITECTURE:
+        return _BY_ARCHITECTURE[architecture]
     if any(module.endswith("Pooling") for module in checkpoint.modules):
         msg = f"{config.model!r} is an embedding model (modules.json has a Pooling module), not a reranker."
         raise ModelLoadError(msg)

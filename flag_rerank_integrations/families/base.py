@@ -7,16 +7,21 @@ calls `forward` on one batch at a time, always from one thread.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from flag_rerank_integrations.pairs import EncodedPair, Layout, Pair
 
-__all__ = ["EncodedPair", "Family", "Floats", "Layout", "Pair"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["EncodedPair", "Family", "Floats", "LayeredFamily", "Layout", "Pair", "State"]
 
 Floats = npt.NDArray[np.float32]
+State: TypeAlias = "torch.Tensor"
+"""The hidden states of one pair between two layers, one row a token."""
 
 
 class Family(Protocol):
@@ -41,4 +46,39 @@ class Family(Protocol):
 
     def close(self) -> None:
         """Free the model's memory; safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class LayeredFamily(Family, Protocol):
+    """A model whose score can be read after many of its layers."""
+
+    layers: range
+    """The layers that can be read; `forward` reads the last."""
+    state_bytes: int
+    """Bytes of a state for each of its tokens."""
+
+    def forward_layers(self, batch: Sequence[EncodedPair], layers: Sequence[int]) -> Floats:
+        """Run one batch once and read it at several layers; return logits of shape (len(batch), len(layers))."""
+        ...
+
+    def advance(
+        self, batch: Sequence[EncodedPair], states: Sequence[State] | None, start: int, stop: int
+    ) -> tuple[Floats, list[State]]:
+        """Run one batch from layer `start` to layer `stop`; return its logits there, and its new states.
+
+        Without states it starts anew, from layer 0.
+        """
+        ...
+
+    def compact(self, states: Sequence[State]) -> list[State]:
+        """Return copies of some states of a batch, so that the memory of the others is freed with them."""
+        ...
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Refuse layers that cannot be read.
+
+        Raises:
+            ConfigError: One is out of range; the message names the range.
+        """
         ...

@@ -16,6 +16,7 @@ from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.encoding import TextEncoder, TokenizedText
 from flag_rerank_integrations.families.checkpoint import Checkpoint, effective_max_length, position_limit
 from flag_rerank_integrations.families.loading import Stopwatch, check_vocabulary, load_model, load_tokenizer
+from flag_rerank_integrations.families.prompts import prompt_text
 from flag_rerank_integrations.families.torch_family import TorchFamily
 from flag_rerank_integrations.packing import current_layout
 from flag_rerank_integrations.pairs import EncodedPair, Pair
@@ -45,10 +46,11 @@ def load(checkpoint: Checkpoint, config: RerankConfig, device: Device) -> Causal
         encoder = CausalEncoder(
             tokenizer.backend_tokenizer,
             bos_id=_bos_id(tokenizer),
-            prompt=DEFAULT_PROMPT if config.prompt is None else config.prompt,
+            prompt=prompt_text(config, DEFAULT_PROMPT),
             special_tokens=config.special_tokens,
             instruction=config.instruction,
             windows=Windows.of(config),
+            passage_instruction=config.passage_instruction,
         )
     limit = position_limit(checkpoint.config)
     room = None if limit is None else limit - 2 * encoder.tail_length
@@ -85,6 +87,7 @@ class CausalEncoder:
         special_tokens: "plain", "parse" or "escape"; see `TextEncoder`.
         instruction: Text put before every query.
         windows: How a passage is read that does not fit; by default its head is.
+        passage_instruction: Text put before every passage.
     """
 
     def __init__(  # noqa: PLR0913 - options of one layout
@@ -96,6 +99,7 @@ class CausalEncoder:
         special_tokens: str = "plain",
         instruction: str | None = None,
         windows: Windows | None = None,
+        passage_instruction: str | None = None,
     ) -> None:
         self.texts = TextEncoder(tokenizer, special_tokens=special_tokens)
         self._start = [] if bos_id is None else [bos_id]
@@ -104,6 +108,7 @@ class CausalEncoder:
         self._label = self.texts.ids("B:")
         self._instruction = instruction or ""
         self._windows = windows or Windows()
+        self._passage_instruction = passage_instruction or ""
         self._lengths = _Lengths(query=0, body=0)
         self.max_length = 0
 
@@ -124,11 +129,14 @@ class CausalEncoder:
         """Tokenize pairs, each distinct text once, and cut them to fit; same order."""
         queries = self.texts.encode((self._query(query) for query, _ in pairs), self._lengths.query)
         reach = self._windows.reach(self._lengths.body)
-        passages = self.texts.encode((f"B: {passage}" for _, passage in pairs), reach)
-        return [self._join(queries[self._query(query)], passages[f"B: {passage}"]) for query, passage in pairs]
+        passages = self.texts.encode((self._passage(passage) for _, passage in pairs), reach)
+        return [self._join(queries[self._query(query)], passages[self._passage(passage)]) for query, passage in pairs]
 
     def _query(self, query: str) -> str:
         return f"A: {self._instruction}{query}"
+
+    def _passage(self, passage: str) -> str:
+        return f"B: {self._passage_instruction}{passage}"
 
     def _join(self, query: TokenizedText, passage: TokenizedText) -> EncodedPair:
         head = [*self._start, *query.ids[: self._lengths.query], *self._separator]
@@ -139,7 +147,8 @@ class CausalEncoder:
         return EncodedPair(
             windows[0],
             truncated_tokens=len(text) - spans[-1].stop + passage.unread_tokens,
-            rest=tuple(map(EncodedPair, windows[1:])),
+            head_tokens=len(head),
+            rest=tuple(EncodedPair(window, head_tokens=len(head)) for window in windows[1:]),
             truncated_query_tokens=max(0, len(query.ids) - self._lengths.query) + query.unread_tokens,
         )
 

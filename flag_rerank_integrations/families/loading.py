@@ -19,7 +19,15 @@ from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.errors import DeviceError, ModelLoadError
 from flag_rerank_integrations.families.checkpoint import Checkpoint
 
-__all__ = ["Stopwatch", "check_vocabulary", "load_model", "load_tokenizer", "quiet_transformers", "torch_dtype"]
+__all__ = [
+    "Stopwatch",
+    "check_vocabulary",
+    "load_model",
+    "load_tokenizer",
+    "quiet_transformers",
+    "require_safetensors",
+    "torch_dtype",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +124,7 @@ def load_model(auto_class: Any, checkpoint: Checkpoint, config: RerankConfig, de
             model needs and the checkpoint lacks: transformers would fill those at random.
         DeviceError: The device has too little memory.
     """
-    _require_safetensors(checkpoint, config)
+    require_safetensors(checkpoint, config)
     with quiet_transformers():
         try:
             model, report = auto_class.from_pretrained(
@@ -138,7 +146,12 @@ def load_model(auto_class: Any, checkpoint: Checkpoint, config: RerankConfig, de
         raise DeviceError(msg) from error
 
 
-def _require_safetensors(checkpoint: Checkpoint, config: RerankConfig) -> None:
+def require_safetensors(checkpoint: Checkpoint, config: RerankConfig) -> None:
+    """Refuse a checkpoint without weights in safetensors files.
+
+    Raises:
+        ModelLoadError: It has none, or only pickles.
+    """
     if any(checkpoint.path.glob("*.safetensors")):
         return
     pickled = [path.name for pattern in ("*.bin", "*.pt", "*.ckpt") for path in Path(checkpoint.path).glob(pattern)]

@@ -82,13 +82,16 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
     max_batch_tokens: int | str = "auto"
     normalize: bool = False
     instruction: str | None = None
+    passage_instruction: str | None = None
     prompt: str | None = None
     family: str = "auto"
     backend: str = "auto"
     quantization: str | None = None
     cutoff_layer: int | None = None
+    progressive: tuple[tuple[int, float], ...] | None = None
     compress_ratio: int = 1
     compress_layers: tuple[int, ...] = (8,)
+    matched_head: bool = False
     long_passages: str = "truncate"
     window_overlap: float = 0.5
     window_aggregation: str = "max"
