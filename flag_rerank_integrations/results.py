@@ -18,6 +18,9 @@ class RankedPassage:
     truncated_tokens: int = 0
     """Tokens of the passage that did not fit and were not read. For a text too long
     to be tokenized whole the part beyond the cap is estimated from its characters."""
+    layer: int | None = None
+    """Where the score was read, in a ranking that prunes itself (`progressive`). Whoever got further ranks
+    higher; scores of different layers do not compare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class RerankStats:
     seconds: float = 0.0
     """Seconds spent scoring."""
     truncated_pairs: int = 0
+    pruned_pairs: int = 0
+    """Pairs that left a ranking before the last layer (`progressive`)."""
     oom_backoffs: int = 0
     """Times the token budget was halved because a device ran out of memory."""
     worker_restarts: int = 0
@@ -73,6 +78,7 @@ _ADDED = (
     "forward_passes",
     "seconds",
     "truncated_pairs",
+    "pruned_pairs",
     "oom_backoffs",
 )
 

@@ -52,8 +52,8 @@ class Architecture:
         readable = self.layers[: self.layers.index(last) + 1]
         wrong = [layer for layer, _ in config.progressive or () if layer not in readable[:-1]]
         if wrong:
-            possible = f"layers {shown(readable[:-1])}" if len(readable) > 1 else "no layer"
-            msg = f"progressive cannot leave at layer {wrong[0]}: below cutoff_layer={last} there are {possible}."
+            possible = f"the heads are at layers {shown(readable[:-1])}" if len(readable) > 1 else "no layer has a head"
+            msg = f"progressive cannot leave at layer {wrong[0]}: below cutoff_layer={last} {possible}."
             raise ConfigError(msg)
         return readable
 
