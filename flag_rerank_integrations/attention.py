@@ -65,8 +65,8 @@ def attend(
     outputs = []
     for first, count, length in layout.runs:
         run = slice(first, first + count * length)
-        parts = [_split(tensor[run], count) for tensor in (query, key, value)]
-        outputs.append(_attend_run(*parts, rule.within(length)))
+        queries, keys, values = (_split(tensor[run], count) for tensor in (query, key, value))
+        outputs.append(_attend_run(queries, keys, values, rule.within(length)))
     return _joined(outputs)
 
 
@@ -150,7 +150,8 @@ def packed_attention(  # noqa: PLR0913 - the signature transformers calls
     _refuse_options(options)
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     rule = AttentionRule(causal, scaling, sliding_window, softcap)
-    output = attend(*(tensor[0].transpose(0, 1) for tensor in (query, key, value)), layout, rule)
+    flat_query, flat_key, flat_value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    output = attend(flat_query, flat_key, flat_value, layout, rule)
     return output.view(1, query.shape[2], query.shape[1], value.shape[3]), None
 
 
@@ -171,7 +172,7 @@ def _refuse_options(options: dict[str, Any]) -> None:
 
 def _split(tensor: torch.Tensor, count: int) -> torch.Tensor:
     """View one run of (tokens, heads, size) as (count, heads, length, size)."""
-    return tensor.unflatten(0, (count, -1)).transpose(1, 2)
+    return tensor.view(count, len(tensor) // count, *tensor.shape[1:]).transpose(1, 2)
 
 
 def _joined(outputs: list[torch.Tensor]) -> torch.Tensor:
@@ -265,7 +266,8 @@ def _varlen(  # noqa: PLR0913, PLR0917 - the parameters of one attention call
         options["enable_gqa"] = True
     elif repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    output: torch.Tensor = varlen_attn(query, key, value, *starts, *longest, **options)
+    output = varlen_attn(query, key, value, *starts, *longest, **options)
+    assert isinstance(output, torch.Tensor)  # noqa: S101 - nothing but the output was asked for
     return output.flatten(1)
 
 

@@ -47,7 +47,6 @@ _MOST_OVERLAP: Final = 0.9
 # because an option that is accepted and ignored is worse than none.
 _ONLY_FOR_NOW: Final[dict[str, tuple[object, ...]]] = {
     "quantization": (None, "int8"),
-    "score_cache": (0,),
 }
 
 
@@ -93,7 +92,7 @@ class RerankConfig:
         trust_remote_code: Whether code that comes with a checkpoint may run.
         special_tokens: "plain": a literal "</s>" in a text is text, as far as tokenizers can tell.
             "parse": it acts as the token. "escape": it is taken apart, which also holds for XLM-R.
-        score_cache: How many recent scores to remember; 0 is none. Not available yet.
+        score_cache: How many recent scores each device remembers, by the token ids of the pair; 0 is none.
         progress: Whether to show a progress bar over the pairs of a call.
         timeout: Seconds one call may take; None is no limit.
 
@@ -188,6 +187,7 @@ class RerankConfig:
             _check_count("compress_layers", layer, least=1)
         if self.progressive is not None:
             _check_steps(self.progressive)
+            self._check_progressive()
         seconds = self.timeout
         if seconds is not None and (
             isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf")
@@ -206,6 +206,12 @@ class RerankConfig:
             if option.name in _OF_WINDOWS and getattr(self, option.name) != option.default:
                 msg = f"{option.name}={getattr(self, option.name)!r} says nothing without long_passages='windows'."
                 raise ConfigError(msg)
+
+    def _check_progressive(self) -> None:
+        """Refuse what a ranking that prunes itself cannot do: a score there depends on the other passages."""
+        for name, needed in (("long_passages", "truncate"), ("score_cache", 0)):
+            if getattr(self, name) not in (needed, "error"):
+                _refuse(name, getattr(self, name), f"{needed!r} together with progressive")
 
     def replace(self, **changes: Any) -> RerankConfig:  # noqa: ANN401 - any option's value
         """Return a copy with some options changed, validated anew."""

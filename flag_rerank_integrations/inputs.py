@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from flag_rerank_integrations.errors import ConfigError, InputError
 from flag_rerank_integrations.pairs import Pair
 
-__all__ = ["checked_pairs", "checked_requests"]
+__all__ = ["checked_layers", "checked_pairs", "checked_requests"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,19 @@ def checked_pairs(pairs: Iterable[Pair]) -> list[Pair]:
         query, passage = pair
         checked.append((_text(query, f"query of pair {position}"), _text(passage, f"passage of pair {position}")))
     return checked
+
+
+def checked_layers(layers: Iterable[int]) -> tuple[int, ...]:
+    """Return layers without repetitions, or say what is wrong with them."""
+    if isinstance(layers, str | bytes) or not isinstance(layers, Iterable):
+        msg = f"layers must be a list of whole numbers, such as [8, 28], not {_shown(layers)}."
+        raise ConfigError(msg)
+    given = list(layers)
+    wrong = [layer for layer in given if isinstance(layer, bool) or not isinstance(layer, int)]
+    if wrong or not given:
+        msg = f"layers must be at least one whole number, not {_shown(wrong[0] if wrong else given)}."
+        raise ConfigError(msg)
+    return tuple(dict.fromkeys(given))
 
 
 def checked_requests(

@@ -10,7 +10,7 @@ from itertools import accumulate, groupby
 
 import torch
 
-__all__ = ["PackedLayout", "current_layout", "packed"]
+__all__ = ["PackedLayout", "current_layout", "packed", "to_device"]
 
 
 @dataclass(slots=True)

@@ -1,17 +1,40 @@
-"""The unit of work: a pair of texts, and the same pair as the model will read it."""
+"""The unit of work: a pair of texts, the same pair as the model will read it, and what comes of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
-__all__ = ["EncodedPair", "Layout", "Pair", "ScoredPairs"]
+__all__ = ["SCORE", "EncodedPair", "Layout", "Pair", "ScoredBatch", "ScoredPairs", "Task"]
 
 Pair = tuple[str, str]
 """(query, passage)."""
 Layout = Literal["packed", "padded", "single"]
 """How pairs of one batch share forward passes: end to end without padding, padded to the longest, or not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is asked of the pairs of one call. Calls of one kind can share batches."""
+
+    layers: tuple[int, ...] = ()
+    """Read a score at each of these layers. The answer has one place for each layer and pair, layer by layer."""
+    counts: tuple[int, ...] = ()
+    """How many pairs, one after the other, form each ranking that prunes itself."""
+
+    @property
+    def kind(self) -> tuple[tuple[int, ...], bool]:
+        """What calls must have in common to be scored together."""
+        return self.layers, bool(self.counts)
+
+    def places(self, pairs: int) -> int:
+        """Return how many scores the answer for so many pairs has."""
+        return pairs * max(1, len(self.layers))
+
+
+SCORE: Final = Task()
+"""One score for each pair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +60,21 @@ class EncodedPair:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredBatch:
+    """What one forward pass gave, for places of the answer named by their index; it may be none."""
+
+    indices: list[int]
+    logits: list[float]
+    truncated_tokens: list[int]
+    layer: int | None = None
+    """Where the scores were read, if pairs of one ranking may differ in that."""
+
+
+@dataclass(frozen=True, slots=True)
 class ScoredPairs:
     """Logits and what was cut, in the order of the pairs that were asked for."""
 
     logits: list[float]
     truncated_tokens: list[int]
+    layers: list[int] | None = None
+    """Where each score was read, if rankings pruned themselves: scores of different layers do not compare."""

@@ -11,7 +11,7 @@ from flag_rerank_integrations.errors import WorkerError
 from flag_rerank_integrations.pairs import ScoredPairs
 from flag_rerank_integrations.results import RankedPassage
 
-__all__ = ["rankings_of", "scores_of"]
+__all__ = ["rankings_of", "scores_by_layer", "scores_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,19 @@ def scores_of(scored: ScoredPairs, config: RerankConfig) -> list[float]:
             )
             raise WorkerError(msg)
     return [_sigmoid(logit) for logit in scored.logits] if config.normalize else scored.logits
+
+
+def scores_by_layer(scored: ScoredPairs, config: RerankConfig, layers: Sequence[int]) -> dict[int, list[float]]:
+    """Cut an answer that has the scores of several layers, one layer after the other.
+
+    Raises:
+        RerankError: As `scores_of`.
+    """
+    count = len(scored.logits) // len(layers)
+    rows = (slice(row * count, (row + 1) * count) for row in range(len(layers)))
+    whole = ScoredPairs(scored.logits, scored.truncated_tokens[:count])
+    scores = scores_of(whole, config)
+    return {layer: scores[row] for layer, row in zip(layers, rows, strict=True)}
 
 
 def rankings_of(
@@ -56,7 +69,8 @@ def rankings_of(
     rankings, first = [], 0
     for count in counts:
         part = slice(first, first + count)
-        rankings.append(_ranking(scores[part], scored.truncated_tokens[part], top_n, score_threshold))
+        layers = None if scored.layers is None else scored.layers[part]
+        rankings.append(_ranking(scores[part], scored.truncated_tokens[part], layers, top_n, score_threshold))
         first += count
     return rankings
 
@@ -77,12 +91,19 @@ def _warn_of_truncation(truncated_tokens: Sequence[int], config: RerankConfig) -
 
 
 def _ranking(
-    scores: Sequence[float], truncated: Sequence[int], top_n: int | None, score_threshold: float | None
+    scores: Sequence[float],
+    truncated: Sequence[int],
+    layers: Sequence[int] | None,
+    top_n: int | None,
+    score_threshold: float | None,
 ) -> list[RankedPassage]:
-    """Sort by score, best first; Python's sort keeps the order of equal scores."""
+    """Sort by how far a passage got, then by score, best first; Python's sort keeps the order of equals."""
     kept = [i for i, score in enumerate(scores) if score_threshold is None or score >= score_threshold]
-    kept.sort(key=lambda i: -scores[i])
-    return [RankedPassage(i, scores[i], truncated[i]) for i in kept[:top_n]]
+    if layers is None:
+        kept.sort(key=lambda i: -scores[i])
+        return [RankedPassage(i, scores[i], truncated[i]) for i in kept[:top_n]]
+    kept.sort(key=lambda i: (-layers[i], -scores[i]))
+    return [RankedPassage(i, scores[i], truncated[i], layers[i]) for i in kept[:top_n]]
 
 
 def _sigmoid(logit: float) -> float:

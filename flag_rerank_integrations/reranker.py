@@ -7,18 +7,18 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from flag_rerank_integrations.config import DEFAULT_MODEL, RerankConfig
-from flag_rerank_integrations.errors import ConfigError, WorkerError, WorkerTimeout
-from flag_rerank_integrations.inputs import checked_pairs, checked_requests
-from flag_rerank_integrations.pairs import Pair, ScoredPairs
+from flag_rerank_integrations.errors import ConfigError, WorkerError
+from flag_rerank_integrations.inputs import checked_layers, checked_pairs, checked_requests
+from flag_rerank_integrations.pairs import SCORE, Pair, ScoredPairs, Task
 from flag_rerank_integrations.progress import ProgressBar
-from flag_rerank_integrations.ranking import rankings_of, scores_of
+from flag_rerank_integrations.ranking import rankings_of, scores_by_layer, scores_of
 from flag_rerank_integrations.results import RankedPassage, RerankStats
+from flag_rerank_integrations.waiting import wait_async, wait_for
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -111,6 +111,28 @@ class Reranker:
         checked = checked_pairs(pairs)
         return scores_of(await self._await(checked), self._config)
 
+    def score_layers(self, pairs: Iterable[Pair], layers: Iterable[int]) -> dict[int, list[float]]:
+        """Score pairs at several layers of a layerwise or lightweight model, in one pass.
+
+        Args:
+            pairs: (query, passage) pairs.
+            layers: The layers to read, in any order; one that occurs twice is read once.
+
+        Returns:
+            For each layer, in the order asked for, one score a pair.
+
+        Raises:
+            ConfigError: The model has no such layer; the message names those it has.
+            RerankError: As in `score`.
+        """
+        checked, task = checked_pairs(pairs), Task(layers=checked_layers(layers))
+        return scores_by_layer(self._wait(checked, task), self._config, task.layers)
+
+    async def ascore_layers(self, pairs: Iterable[Pair], layers: Iterable[int]) -> dict[int, list[float]]:
+        """Score pairs at several layers without blocking the event loop; see `score_layers`."""
+        checked, task = checked_pairs(pairs), Task(layers=checked_layers(layers))
+        return scores_by_layer(await self._await(checked, task), self._config, task.layers)
+
     def rank(
         self,
         query: str,
@@ -162,7 +184,8 @@ class Reranker:
         counts, pairs = checked_requests(requests, top_n, score_threshold)
         if top_n == 0:
             return [[] for _ in counts]
-        return rankings_of(self._wait(pairs), self._config, counts, top_n, score_threshold)
+        scored = self._wait(pairs, self._pruned(counts))
+        return rankings_of(scored, self._config, counts, top_n, score_threshold)
 
     async def arank_many(
         self,
@@ -174,7 +197,8 @@ class Reranker:
         counts, pairs = checked_requests(requests, top_n, score_threshold)
         if top_n == 0:
             return [[] for _ in counts]
-        return rankings_of(await self._await(pairs), self._config, counts, top_n, score_threshold)
+        scored = await self._await(pairs, self._pruned(counts))
+        return rankings_of(scored, self._config, counts, top_n, score_threshold)
 
     def stats(self) -> RerankStats:
         """Return figures about all work done so far; zeros before the model is loaded."""
@@ -242,48 +266,31 @@ class Reranker:
                 self._start_seconds = time.perf_counter() - begin
             return self._executor
 
-    def _submit(self, pairs: Sequence[Pair]) -> Future[ScoredPairs]:
+    def _pruned(self, counts: Sequence[int]) -> Task:
+        """Return what to ask for rankings of so many passages: without steps, just their scores."""
+        return Task(counts=tuple(filter(None, counts))) if self._config.progressive else SCORE
+
+    def _submit(self, pairs: Sequence[Pair], task: Task) -> Future[ScoredPairs]:
         executor = self._started()
         if not self._config.progress:
-            return executor.submit(pairs)
-        bar = ProgressBar(len(pairs))
+            return executor.submit(pairs, task=task)
+        bar = ProgressBar(task.places(len(pairs)))
         try:
-            future = executor.submit(pairs, bar.update)
+            future = executor.submit(pairs, bar.update, task)
         except WorkerError:
             bar.close()
             raise
         future.add_done_callback(bar.close)
         return future
 
-    def _wait(self, pairs: Sequence[Pair]) -> ScoredPairs:
-        """Score and block; whoever is interrupted takes its queued work along."""
+    def _wait(self, pairs: Sequence[Pair], task: Task = SCORE) -> ScoredPairs:
         if not pairs:
             return ScoredPairs([], [])
-        future = self._submit(pairs)
-        try:
-            return future.result(self._config.timeout)
-        except FutureTimeoutError as error:
-            if future.done() and future.exception() is error:
-                raise
-            raise self._timed_out(len(pairs)) from None
-        finally:
-            future.cancel()
+        return wait_for(self._submit(pairs, task), self._config.timeout, len(pairs))
 
-    async def _await(self, pairs: Sequence[Pair]) -> ScoredPairs:
-        """Score without blocking; a cancelled task takes its queued work along."""
+    async def _await(self, pairs: Sequence[Pair], task: Task = SCORE) -> ScoredPairs:
         if not pairs:
             return ScoredPairs([], [])
         if self._executor is None:
             await asyncio.to_thread(self.start)
-        future = self._submit(pairs)
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self._config.timeout)
-        except (asyncio.TimeoutError, TimeoutError) as error:
-            if isinstance(error, WorkerTimeout):
-                raise
-            raise self._timed_out(len(pairs)) from None
-        finally:
-            future.cancel()
-
-    def _timed_out(self, count: int) -> WorkerTimeout:
-        return WorkerTimeout(f"{count} pairs were not scored within timeout={self._config.timeout} seconds.")
+        return await wait_async(self._submit(pairs, task), self._config.timeout, len(pairs))

@@ -18,6 +18,9 @@ class RankedPassage:
     truncated_tokens: int = 0
     """Tokens of the passage that did not fit and were not read. For a text too long
     to be tokenized whole the part beyond the cap is estimated from its characters."""
+    layer: int | None = None
+    """Where the score was read, in a ranking that prunes itself (`progressive`). Whoever got further ranks
+    higher; scores of different layers do not compare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,10 @@ class RerankStats:
     """Scored pairs whose passage was not read to its end."""
     truncated_queries: int = 0
     """Scored pairs whose query was not read to its end."""
+    cached_pairs: int = 0
+    """Pairs whose score was remembered from an earlier call (`score_cache`)."""
+    pruned_pairs: int = 0
+    """Pairs that left a ranking before the last layer (`progressive`)."""
     oom_backoffs: int = 0
     """Times the token budget was halved because a device ran out of memory."""
     worker_restarts: int = 0
@@ -83,6 +90,8 @@ _ADDED = (
     "seconds",
     "truncated_pairs",
     "truncated_queries",
+    "cached_pairs",
+    "pruned_pairs",
     "oom_backoffs",
 )
 

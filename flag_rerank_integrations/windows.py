@@ -70,17 +70,17 @@ class WindowScores:
         self.owners = [i for i, pair in enumerate(pairs) for _ in range(1 + len(pair.rest))]
         self._pairs = pairs
         self._mean = aggregation == "mean"
-        self._logits: dict[int, list[float]] = {}
+        self._logits: dict[int, list[tuple[float, ...]]] = {}
 
-    def take(self, indices: Sequence[int], logits: Sequence[float]) -> dict[int, float]:
+    def take(self, indices: Sequence[int], logits: Sequence[tuple[float, ...]]) -> dict[int, tuple[float, ...]]:
         """Take the logits of some windows; return those of the pairs that are complete by now.
 
         Args:
             indices: Where the windows stand in `windows`.
-            logits: Their logits.
+            logits: The logits of each: one, or one for each layer that is read.
 
         Returns:
-            The logit of each complete pair, by its index. Where any window's is not finite, neither is the pair's.
+            The logits of each complete pair, by its index. Where any window's is not finite, neither is the pair's.
         """
         done = {}
         for index, logit in zip(indices, logits, strict=True):
@@ -88,7 +88,7 @@ class WindowScores:
             parts = self._logits.setdefault(owner, [])
             parts.append(logit)
             if len(parts) > len(self._pairs[owner].rest):
-                done[owner] = self._aggregate(self._logits.pop(owner))
+                done[owner] = tuple(map(self._aggregate, zip(*self._logits.pop(owner), strict=True)))
         return done
 
     def _aggregate(self, logits: Sequence[float]) -> float:

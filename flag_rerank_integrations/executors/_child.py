@@ -108,15 +108,23 @@ def _load(setup: dict[str, Any]) -> Any:  # noqa: ANN401 - Scorer is imported la
 def _answer(scorer: Any, message: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - as above
     """Score one shard; an exception becomes text, for not every exception can be sent."""
     try:
-        scored = scorer.score([(query, passage) for query, passage in message["pairs"]])
+        task = _task(message)
+        scored = scorer.score([(query, passage) for query, passage in message["pairs"]], task)
     except Exception as error:  # noqa: BLE001 - belongs to the caller; the worker serves on
         return {"id": message["id"], "error": _described(error), "stats": _figures(scorer)}
     return {
         "id": message["id"],
         "logits": scored.logits,
         "truncated_tokens": scored.truncated_tokens,
+        "layers": scored.layers,
         "stats": _figures(scorer),
     }
+
+
+def _task(message: dict[str, Any]) -> Any:  # noqa: ANN401 - imported late, as above
+    from flag_rerank_integrations.pairs import Task
+
+    return Task(tuple(message["layers"]), tuple(message["counts"]))
 
 
 def _described(error: BaseException) -> dict[str, str]:

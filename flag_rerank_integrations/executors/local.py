@@ -21,9 +21,9 @@ from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.errors import RerankError, WorkerError
 from flag_rerank_integrations.executors.base import OnProgress
 from flag_rerank_integrations.executors.request import Request, closed_error, forked_error
-from flag_rerank_integrations.pairs import Pair, ScoredPairs
+from flag_rerank_integrations.pairs import SCORE, Pair, ScoredBatch, ScoredPairs, Task
 from flag_rerank_integrations.results import DeviceStats, RerankStats
-from flag_rerank_integrations.scorer import ScoredBatch, Scorer
+from flag_rerank_integrations.scorer import Scorer
 
 __all__ = ["LocalExecutor"]
 
@@ -33,13 +33,15 @@ _STOP_SECONDS = 10.0
 
 
 class _Group:
-    """Requests that are scored together."""
+    """Requests of one kind that are scored together."""
 
     def __init__(self, scorer: Scorer, requests: Sequence[Request]) -> None:
         self.requests = list(requests)
         self._places = [(request, i) for request in requests for i in range(len(request.pairs))]
         pairs = [pair for request in requests for pair in request.pairs]
-        self._steps: Iterator[ScoredBatch] = scorer.steps(pairs, self._is_wanted)
+        counts = tuple(count for request in requests for count in request.task.counts)
+        task = Task(self.requests[0].task.layers, counts)
+        self._steps: Iterator[ScoredBatch] = scorer.steps(pairs, self._is_wanted, task)
 
     def step(self) -> bool:
         """Score one batch and hand out what it completes; False says that nothing is left."""
@@ -48,8 +50,9 @@ class _Group:
             return False
         done: Counter[Request] = Counter()
         for place, logit, cut in zip(batch.indices, batch.logits, batch.truncated_tokens, strict=True):
-            request, index = self._places[place]
-            request.put(index, logit, cut)
+            row, column = divmod(place, len(self._places))
+            request, index = self._places[column]
+            request.put(row * len(request.pairs) + index, logit, cut, batch.layer or 0)
             done[request] += 1
         for request, count in done.items():
             request.report(count)
@@ -112,9 +115,10 @@ class _Worker(threading.Thread):
     def _serve(self, scorer: Scorer) -> None:
         """Give every group one batch in turn; take in new requests between batches."""
         while not self._stopping:
-            requests = self._take()
-            if requests:
-                self._groups.append(_Group(scorer, requests))
+            kinds: dict[object, list[Request]] = {}
+            for request in self._take():
+                kinds.setdefault(request.task.kind, []).append(request)
+            self._groups.extend(_Group(scorer, requests) for requests in kinds.values())
             if self._groups:
                 self._turn(scorer, self._groups.popleft())
 
@@ -149,7 +153,7 @@ class _Worker(threading.Thread):
                 request.fail(error if isinstance(error, RerankError) else _wrapped(error, self._device))
             return
         for request in open_requests:
-            alone = Request(request.pairs, request.on_progress, request.future)
+            alone = Request(request.pairs, request.on_progress, request.future, request.task)
             self._groups.append(_Group(scorer, [alone]))
 
     def _fail_rest(self) -> None:
@@ -186,7 +190,9 @@ class LocalExecutor:
             self._stop()
             raise
 
-    def submit(self, pairs: Sequence[Pair], on_progress: OnProgress | None = None) -> Future[ScoredPairs]:
+    def submit(
+        self, pairs: Sequence[Pair], on_progress: OnProgress | None = None, task: Task = SCORE
+    ) -> Future[ScoredPairs]:
         """Queue pairs, from any thread, and return at once; cancelling the future frees queued work.
 
         Raises:
@@ -194,7 +200,7 @@ class LocalExecutor:
         """
         if os.getpid() != self._process:
             raise forked_error(self._process)
-        request = Request(pairs, on_progress)
+        request = Request(pairs, on_progress, task=task)
         if not pairs:
             request.report(0)
             return request.future

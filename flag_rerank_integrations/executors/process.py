@@ -20,9 +20,9 @@ from flag_rerank_integrations.devices import Device, available_cores
 from flag_rerank_integrations.errors import RerankError, WorkerDied, WorkerError, WorkerTimeout
 from flag_rerank_integrations.executors.base import OnProgress
 from flag_rerank_integrations.executors.request import Request, closed_error, forked_error
-from flag_rerank_integrations.executors.shards import Shard, ShardQueue, cut
+from flag_rerank_integrations.executors.shards import Shard, ShardQueue, cut, parts_of
 from flag_rerank_integrations.executors.worker_process import WorkerProcess
-from flag_rerank_integrations.pairs import Pair, ScoredPairs
+from flag_rerank_integrations.pairs import SCORE, Pair, ScoredPairs, Task
 from flag_rerank_integrations.results import DeviceStats, RerankStats, add
 from flag_rerank_integrations.windows import Windows
 
@@ -81,7 +81,7 @@ class _Dispatcher(threading.Thread):
                 return
             answer = self._ask(shards)
             self._idle_restarts = 0
-            self._pool.deliver(shards, answer["logits"], answer["truncated_tokens"])
+            self._pool.deliver(shards, ScoredPairs(answer["logits"], answer["truncated_tokens"], answer["layers"]))
         except (WorkerDied, WorkerTimeout) as error:
             self._recover(shards, error)
         except RerankError as error:
@@ -92,8 +92,13 @@ class _Dispatcher(threading.Thread):
 
     def _ask(self, shards: list[Shard]) -> dict[str, Any]:
         self._number += 1
-        pairs = [pair for shard in shards for pair in shard.pairs]
-        return self.worker.ask({"id": self._number, "pairs": pairs}, self._pool.timeout)
+        message = {
+            "id": self._number,
+            "pairs": [pair for shard in shards for pair in shard.pairs],
+            "layers": shards[0].request.task.layers,
+            "counts": [count for shard in shards for count in shard.counts],
+        }
+        return self.worker.ask(message, self._pool.timeout)
 
     def _revive(self) -> None:
         """Start the worker anew if it has ended.
@@ -170,14 +175,11 @@ class _Pool:
         for dispatcher in self.dispatchers:
             dispatcher.started.result()
 
-    def deliver(self, shards: Sequence[Shard], logits: Sequence[float], truncated_tokens: Sequence[int]) -> None:
+    def deliver(self, shards: Sequence[Shard], answer: ScoredPairs) -> None:
         """Give each shard its part of an answer; one at a time, for requests are in many shards."""
-        first = 0
         with self._delivering:
-            for shard in shards:
-                part = slice(first, first + len(shard.pairs))
-                shard.deliver(logits[part], truncated_tokens[part])
-                first += len(shard.pairs)
+            for shard, part in zip(shards, parts_of(answer, [len(shard.pairs) for shard in shards]), strict=True):
+                shard.deliver(part)
 
     def has_others(self, dispatcher: _Dispatcher) -> bool:
         """Tell whether any other worker is up."""
@@ -217,7 +219,9 @@ class ProcessExecutor:
             self._stop()
             raise
 
-    def submit(self, pairs: Sequence[Pair], on_progress: OnProgress | None = None) -> Future[ScoredPairs]:
+    def submit(
+        self, pairs: Sequence[Pair], on_progress: OnProgress | None = None, task: Task = SCORE
+    ) -> Future[ScoredPairs]:
         """Queue pairs, from any thread, and return at once; cancelling the future frees queued work.
 
         Raises:
@@ -225,7 +229,7 @@ class ProcessExecutor:
         """
         if os.getpid() != self._process:
             raise forked_error(self._process)
-        request = Request(pairs, on_progress)
+        request = Request(pairs, on_progress, task=task)
         if pairs:
             self._pool.queue.put(cut(request, len(self._pool.dispatchers), self._most_characters))
         else:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from flag_rerank_integrations.errors import WorkerError
 from flag_rerank_integrations.executors.base import OnProgress
-from flag_rerank_integrations.pairs import Pair, ScoredPairs
+from flag_rerank_integrations.pairs import SCORE, Pair, ScoredPairs, Task
 
 __all__ = ["Request", "closed_error", "forked_error"]
 
@@ -20,31 +20,34 @@ class Request:
     pairs: Sequence[Pair]
     on_progress: OnProgress | None = None
     future: Future[ScoredPairs] = field(default_factory=Future)
+    task: Task = SCORE
     logits: list[float] = field(init=False)
     truncated_tokens: list[int] = field(init=False)
+    layers: list[int] = field(init=False)
     missing: int = field(init=False)
 
     def __post_init__(self) -> None:
         """Make room for the answer."""
-        count = len(self.pairs)
-        self.logits, self.truncated_tokens, self.missing = [0.0] * count, [0] * count, count
+        count = self.task.places(len(self.pairs))
+        self.logits, self.truncated_tokens, self.layers, self.missing = [0.0] * count, [0] * count, [0] * count, count
 
     @property
     def abandoned(self) -> bool:
         """Whether nobody waits for the answer: it was cancelled, or it has failed already."""
         return self.future.done()
 
-    def put(self, index: int, logit: float, truncated_tokens: int) -> None:
-        """Take the score of one pair."""
-        self.logits[index], self.truncated_tokens[index] = logit, truncated_tokens
+    def put(self, index: int, logit: float, truncated_tokens: int, layer: int = 0) -> None:
+        """Take one score."""
+        self.logits[index], self.truncated_tokens[index], self.layers[index] = logit, truncated_tokens, layer
         self.missing -= 1
 
     def report(self, count: int) -> None:
-        """Say how many pairs were just done, and hand the answer over once all are."""
+        """Say how many scores were just put, and hand the answer over once all are."""
         if self.on_progress is not None and not self.abandoned:
             self.on_progress(count)
         if self.missing == 0:
-            self._settle(ScoredPairs(self.logits, self.truncated_tokens))
+            layers = self.layers if self.task.counts else None
+            self._settle(ScoredPairs(self.logits, self.truncated_tokens, layers))
 
     def fail(self, error: BaseException) -> None:
         """Hand an error over, unless there is an answer already or the caller has left."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Final, TypeVar
 
 from flag_rerank_integrations.errors import RerankError, WorkerError
 from flag_rerank_integrations.executors.request import Request, closed_error
-from flag_rerank_integrations.pairs import Pair
+from flag_rerank_integrations.pairs import Pair, ScoredPairs
 
-__all__ = ["Shard", "ShardQueue", "cost_of", "cut"]
+__all__ = ["Shard", "ShardQueue", "cost_of", "cut", "parts_of"]
 
 # A request is cut into several shards for each worker, so that whoever is done first takes
 # the next; but none smaller than this many characters, which is about one batch on a CPU.
@@ -20,11 +21,12 @@ _SHARDS_PER_WORKER: Final = 4
 _LEAST_CHARACTERS: Final = 8_000
 # A pair costs its own length and a little for being there.
 _COST_OF_A_PAIR: Final = 16
+_Number = TypeVar("_Number", int, float)
 
 
 @dataclass(eq=False, slots=True)
 class Shard:
-    """Distinct pairs of one request that one worker scores together."""
+    """Pairs of one request that one worker scores together: distinct ones, or whole rankings."""
 
     request: Request
     pairs: list[Pair]
@@ -34,14 +36,18 @@ class Shard:
     """Estimated work, in characters."""
     failures: int = 0
     """How many workers were lost over it."""
+    counts: list[int] = field(default_factory=list)
+    """How many of the pairs form each ranking, where rankings prune themselves."""
 
-    def deliver(self, logits: Sequence[float], truncated_tokens: Sequence[int]) -> None:
+    def deliver(self, answer: ScoredPairs) -> None:
         """Give the request its scores."""
+        layers = answer.layers or [0] * len(answer.logits)
         count = 0
-        for indices, logit, cut_tokens in zip(self.indices, logits, truncated_tokens, strict=True):
-            for index in indices:
-                self.request.put(index, logit, cut_tokens)
-            count += len(indices)
+        for place, scored in enumerate(zip(answer.logits, answer.truncated_tokens, layers, strict=True)):
+            row, column = divmod(place, len(self.pairs))
+            for index in self.indices[column]:
+                self.request.put(row * len(self.request.pairs) + index, *scored)
+                count += 1
         self.request.report(count)
 
 
@@ -53,26 +59,62 @@ def cost_of(pair: Pair, most_characters: int) -> int:
 def cut(request: Request, workers: int, most_characters: int) -> list[Shard]:
     """Cut a request into shards, longest pairs first.
 
-    A request that is worth one batch stays in one piece: it must not pay for the pool.
+    A request that is worth one batch stays in one piece: it must not pay for the pool. A ranking that
+    prunes itself stays in one piece, whatever it costs: who goes on is decided among all its passages.
 
     Args:
         request: What to cut.
         workers: How many workers there are.
         most_characters: Characters of a pair beyond which more cost nothing more.
     """
+    pieces = list(_rankings(request) if request.task.counts else _distinct(request))
+    costs = [sum(cost_of(pair, most_characters) for pair in pairs) for pairs, _ in pieces]
+    target = max(_LEAST_CHARACTERS, sum(costs) // (workers * _SHARDS_PER_WORKER))
+    shards: list[Shard] = []
+    for number in sorted(range(len(pieces)), key=lambda number: -costs[number]):
+        if not shards or shards[-1].cost + costs[number] > target:
+            shards.append(Shard(request, [], [], 0))
+        pairs, indices = pieces[number]
+        shards[-1].pairs.extend(pairs)
+        shards[-1].indices.extend(indices)
+        shards[-1].cost += costs[number]
+        if request.task.counts:
+            shards[-1].counts.append(len(pairs))
+    return shards
+
+
+_Piece = tuple[Sequence[Pair], list[list[int]]]
+"""Pairs that stay together, and for each where in the request its score belongs."""
+
+
+def _distinct(request: Request) -> Iterator[_Piece]:
+    """Cut a request into its distinct pairs."""
     owners: dict[Pair, list[int]] = {}
     for index, pair in enumerate(request.pairs):
         owners.setdefault(pair, []).append(index)
-    costs = {pair: cost_of(pair, most_characters) for pair in owners}
-    target = max(_LEAST_CHARACTERS, sum(costs.values()) // (workers * _SHARDS_PER_WORKER))
-    shards: list[Shard] = []
-    for pair in sorted(owners, key=lambda pair: -costs[pair]):
-        if not shards or shards[-1].cost + costs[pair] > target:
-            shards.append(Shard(request, [], [], 0))
-        shards[-1].pairs.append(pair)
-        shards[-1].indices.append(owners[pair])
-        shards[-1].cost += costs[pair]
-    return shards
+    for pair, indices in owners.items():
+        yield [pair], [indices]
+
+
+def _rankings(request: Request) -> Iterator[_Piece]:
+    """Cut a request into its rankings."""
+    for count, end in zip(request.task.counts, accumulate(request.task.counts), strict=True):
+        yield request.pairs[end - count : end], [[index] for index in range(end - count, end)]
+
+
+def parts_of(answer: ScoredPairs, counts: Sequence[int]) -> Iterator[ScoredPairs]:
+    """Cut an answer, of one or several rows of scores, into the answers for so many pairs each."""
+    total = sum(counts)
+    starts = range(0, len(answer.logits), total)
+
+    def part(values: list[_Number], first: int, count: int) -> list[_Number]:
+        return [value for start in starts for value in values[start + first : start + first + count]]
+
+    for count, end in zip(counts, accumulate(counts), strict=True):
+        layers = None if answer.layers is None else part(answer.layers, end - count, count)
+        yield ScoredPairs(
+            part(answer.logits, end - count, count), part(answer.truncated_tokens, end - count, count), layers
+        )
 
 
 class ShardQueue:
@@ -135,6 +177,8 @@ class ShardQueue:
             shard = self._waiting[0][0]
             # One that has cost a worker is tried alone, so that it cannot drag others along.
             if taken and (cost + shard.cost > _LEAST_CHARACTERS or shard.failures or taken[0].failures):
+                break
+            if taken and shard.request.task.kind != taken[0].request.task.kind:
                 break
             request = self._waiting.popleft()
             request.popleft()

@@ -6,7 +6,7 @@ calls `forward` on one batch at a time, always from one thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -43,6 +43,15 @@ class Family(Protocol):
     def forward(self, batch: Sequence[EncodedPair]) -> Floats:
         """Run one batch; return its logits, shape (len(batch),), in the batch's order."""
         ...
+
+    def launch(self, batch: Sequence[EncodedPair]) -> Callable[[], Floats]:
+        """Begin one batch, and return what waits for its logits; where nothing runs beside the host, they are there."""
+        logits = self.forward(batch)
+        return lambda: logits
+
+    def fitting_tokens(self) -> int | None:
+        """Return how many tokens a batch may have to fit into the device's free memory; None where it is not known."""
+        return None
 
     def close(self) -> None:
         """Free the model's memory; safe to call twice."""

@@ -21,7 +21,7 @@ from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, RerankConfig
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.encoding import repair
 from flag_rerank_integrations.errors import ConfigError, DeviceError, ModelLoadError
-from flag_rerank_integrations.families.base import Floats
+from flag_rerank_integrations.families.base import Family, Floats
 from flag_rerank_integrations.families.checkpoint import Checkpoint, effective_max_length, position_limit
 from flag_rerank_integrations.families.loading import Stopwatch, quiet_transformers, torch_dtype
 from flag_rerank_integrations.families.weight_check import require_all_weights
@@ -74,7 +74,7 @@ class _Row(EncodedPair):
     columns: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
-class CrossEncoderFamily:
+class CrossEncoderFamily(Family):
     """A sentence-transformers CrossEncoder with one score per pair.
 
     Args:

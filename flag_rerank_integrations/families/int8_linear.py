@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from typing import Final
 
 import torch
@@ -43,8 +43,9 @@ class Int8Linear(torch.nn.Module):
         """Map (..., inputs) to (..., outputs) in float32."""
         rows = inputs.reshape(-1, inputs.shape[-1])
         outputs = rows.new_empty(len(rows), len(self.scale))
-        for some, place in zip(rows.split(_TOKENS_AT_A_TIME), outputs.split(_TOKENS_AT_A_TIME), strict=True):
-            self._multiply(some, place)
+        for first in range(0, len(rows), _TOKENS_AT_A_TIME):
+            some = slice(first, first + _TOKENS_AT_A_TIME)
+            self._multiply(rows[some], outputs[some])
         return outputs.view(*inputs.shape[:-1], -1)
 
     def _multiply(self, rows: torch.Tensor, place: torch.Tensor) -> None:
@@ -89,8 +90,8 @@ def int8_gain(shapes: Iterable[tuple[int, int]]) -> float:
                 torch.randn(outputs),
             )
             quantized = Int8Linear(weight, bias)
-            seconds[0] += _shortest(lambda rows=rows, weight=weight, bias=bias: linear(rows, weight, bias))
-            seconds[1] += _shortest(lambda rows=rows, layer=quantized: layer(rows))
+            seconds[0] += _shortest(partial(linear, rows, weight, bias))
+            seconds[1] += _shortest(partial(quantized, rows))
     return seconds[0] / seconds[1]
 
 

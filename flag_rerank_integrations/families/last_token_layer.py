@@ -76,14 +76,16 @@ class LastTokenLayer(torch.nn.Module):
 
     def _heads(self, projected: torch.Tensor, norm: str | None) -> torch.Tensor:
         """Turn (1, rows, heads * size) into (1, heads, rows, size), normed where the model does."""
-        heads = projected.unflatten(-1, (-1, self._attention.head_dim))
+        heads = projected.view(*projected.shape[:-1], -1, self._attention.head_dim)
         normalize = None if norm is None else getattr(self._attention, norm, None)
-        return (heads if normalize is None else normalize(heads)).transpose(1, 2)
+        normed: torch.Tensor = heads if normalize is None else normalize(heads)
+        return normed.transpose(1, 2)
 
     def _finish(self, residual: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """Add what was attended to, and the feed-forward part."""
+        hidden: torch.Tensor
         if self._mlp_before is None or self._mlp_after is None:
             hidden = residual + attended
-            return hidden + self._mlp(self._after(hidden))
+            return torch.add(hidden, self._mlp(self._after(hidden)))
         hidden = residual + self._after(attended)
-        return hidden + self._mlp_after(self._mlp(self._mlp_before(hidden)))
+        return torch.add(hidden, self._mlp_after(self._mlp(self._mlp_before(hidden))))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.errors import ConfigError
-from flag_rerank_integrations.families.base import Floats, State
+from flag_rerank_integrations.families.base import Floats, LayeredFamily, State
 from flag_rerank_integrations.families.causal import CausalEncoder
 from flag_rerank_integrations.families.compression import Parts, compress
 from flag_rerank_integrations.families.decoder import Decoder, Shape
@@ -52,8 +52,8 @@ class Architecture:
         readable = self.layers[: self.layers.index(last) + 1]
         wrong = [layer for layer, _ in config.progressive or () if layer not in readable[:-1]]
         if wrong:
-            possible = f"layers {shown(readable[:-1])}" if len(readable) > 1 else "no layer"
-            msg = f"progressive cannot leave at layer {wrong[0]}: below cutoff_layer={last} there are {possible}."
+            possible = f"the heads are at layers {shown(readable[:-1])}" if len(readable) > 1 else "no layer has a head"
+            msg = f"progressive cannot leave at layer {wrong[0]}: below cutoff_layer={last} {possible}."
             raise ConfigError(msg)
         return readable
 
@@ -65,7 +65,7 @@ def shown(layers: range) -> str:
     return f"{layers[0]} to {layers[-1]}" + ("" if layers.step == 1 else f" in steps of {layers.step}")
 
 
-class LayeredModel:
+class LayeredModel(LayeredFamily):
     """A decoder whose score can be read after many layers, on one device.
 
     Pairs lie end to end and never see each other, so that any of them can be dropped, resumed

@@ -24,7 +24,7 @@ from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.encoding import PairEncoder
 from flag_rerank_integrations.errors import ConfigError, ModelLoadError
-from flag_rerank_integrations.families.base import Floats
+from flag_rerank_integrations.families.base import Family, Floats
 from flag_rerank_integrations.families.checkpoint import Checkpoint, effective_max_length, position_limit
 from flag_rerank_integrations.families.onnx_graph import (
     cpu_count,
@@ -81,7 +81,7 @@ def load(checkpoint: Checkpoint, config: RerankConfig, device: Device) -> OnnxFa
     return family
 
 
-class OnnxFamily:
+class OnnxFamily(Family):
     """A cross-encoder graph in one onnxruntime session.
 
     Args:

@@ -18,11 +18,11 @@ import torch
 from flag_rerank_integrations.attention import PACKED
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.errors import ModelLoadError
-from flag_rerank_integrations.families.base import Floats
+from flag_rerank_integrations.families.base import Family, Floats
 from flag_rerank_integrations.families.int8_linear import int8_gain, quantize_linears
 from flag_rerank_integrations.families.last_token_layer import LastTokenLayer
 from flag_rerank_integrations.families.loading import Stopwatch, quiet_transformers
-from flag_rerank_integrations.packing import packed
+from flag_rerank_integrations.packing import packed, to_device
 from flag_rerank_integrations.pairs import EncodedPair, Layout, Pair
 
 __all__ = ["TorchFamily", "Way"]
@@ -35,11 +35,14 @@ _WAYS: Final[tuple[Way, ...]] = ("own layers", "packed", "padded")
 # 8-bit weights move a score by some hundredths; more than this is another model.
 _INT8_TOLERANCE: Final = 0.2
 _LEAST_INT8_GAIN: Final = 1.2
+# One run of so many tokens shows how much memory a token takes.
+_TRIAL_TOKENS: Final = 4096
+_TRIAL_LENGTH: Final = 512
 _CHECK_LENGTHS: Final = (24, 11, 11, 7)
 _LONGEST_WINDOW_TO_CHECK: Final = 512
 
 
-class TorchFamily(ABC):
+class TorchFamily(Family, ABC):
     """A transformers model on one device.
 
     Args:
@@ -79,6 +82,45 @@ class TorchFamily(ABC):
             logits = self._run(batch, self.layout)
             scores: Floats = logits.float().cpu().numpy()
         return scores
+
+    def launch(self, batch: Sequence[EncodedPair]) -> Callable[[], Floats]:
+        """Begin one batch, and return what waits for its logits: on CUDA the host goes on meanwhile."""
+        if self._device.type != "cuda":
+            return super().launch(batch)
+        with torch.inference_mode():
+            logits = self._run(batch, self.layout).float()
+            host = torch.empty(logits.shape, dtype=torch.float32, pin_memory=True)
+            host.copy_(logits, non_blocking=True)
+        done = torch.cuda.current_stream(self._device).record_event()
+
+        def read() -> Floats:
+            done.synchronize()
+            scores: Floats = host.numpy()
+            return scores
+
+        return read
+
+    def fitting_tokens(self) -> int | None:
+        """Return how many tokens a batch may have: as many as half of the free memory holds, by one trial run."""
+        if self._device.type != "cuda":
+            return None
+        generator = np.random.default_rng(0)
+        length = min(self.max_length, _TRIAL_LENGTH)
+        pair = EncodedPair(self._made_up(generator, length), [0] * length)
+        batch = [pair] * (_TRIAL_TOKENS // length)
+        try:
+            used = self._peak_memory(batch)
+        except torch.OutOfMemoryError:
+            return length
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return max(length, free // 2 * length * len(batch) // max(1, used))
+
+    def _peak_memory(self, batch: Sequence[EncodedPair]) -> int:
+        """Return the bytes that one batch takes on top of the weights."""
+        before = torch.cuda.memory_allocated(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self.forward(batch)
+        return torch.cuda.max_memory_allocated(self._device) - before
 
     def close(self) -> None:
         """Free the model's memory; safe to call twice."""
@@ -121,7 +163,7 @@ class TorchFamily(ABC):
         samples, layers = self._samples(), self._layers()
         with torch.inference_mode():
             expected = self._run(samples, self.layout).float()
-            shapes = {tuple(m.weight.shape) for m in layers.modules() if isinstance(m, torch.nn.Linear)}
+            shapes = {(m.out_features, m.in_features) for m in layers.modules() if isinstance(m, torch.nn.Linear)}
             quantize_linears(layers)
             self._put_back = None
             error = float((self._run(samples, self.layout).float() - expected).abs().max())
@@ -192,8 +234,11 @@ class TorchFamily(ABC):
         window = getattr(self.model.config, "sliding_window", None) or 0
         longest = 2 * window + 8 if window <= _LONGEST_WINDOW_TO_CHECK else 0
         lengths = [min(length, self.max_length) for length in (max(longest, 31), *_CHECK_LENGTHS)]
-        vocabulary = self.model.get_input_embeddings().num_embeddings
-        return [EncodedPair(generator.integers(0, vocabulary, length).tolist(), [0] * length) for length in lengths]
+        return [EncodedPair(self._made_up(generator, length), [0] * length) for length in lengths]
+
+    def _made_up(self, generator: np.random.Generator, length: int) -> list[int]:
+        ids: list[int] = generator.integers(0, self.model.get_input_embeddings().num_embeddings, length).tolist()
+        return ids
 
     def _flat(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Lay rows end to end in a tensor of shape (1, tokens) on the device."""
@@ -201,4 +246,4 @@ class TorchFamily(ABC):
         return self._to_device(flat[None])
 
     def _to_device(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device)
+        return to_device(torch.from_numpy(array), self._device)

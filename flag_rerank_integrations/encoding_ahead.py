@@ -1,0 +1,34 @@
+"""Tokenizes the next portion of texts in a thread of its own while this one is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+__all__ = ["encoded_ahead"]
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+def encoded_ahead(encode: Callable[[_In], _Out], portions: Sequence[_In]) -> Iterator[_Out]:
+    """Encode portions in order, always one ahead of what is taken.
+
+    Tokenizers work outside the interpreter lock, so this runs beside whoever launches kernels.
+    Whoever stops taking waits for one portion at most.
+
+    Args:
+        encode: Called in another thread, for one portion at a time.
+        portions: What to encode.
+    """
+    if len(portions) == 1:
+        yield encode(portions[0])
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="flag-rerank encoder") as thread:
+        coming = thread.submit(encode, portions[0]) if portions else None
+        for portion in [*portions[1:], None]:
+            if coming is None:
+                return
+            ready, coming = coming, None if portion is None else thread.submit(encode, portion)
+            yield ready.result()

@@ -1,0 +1,149 @@
+"""One scorer on one device: how many forward passes, over how many rows, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from flag_rerank_integrations import RerankConfig, scorer
+from flag_rerank_integrations.devices import Device
+from flag_rerank_integrations.encoding_ahead import encoded_ahead
+from flag_rerank_integrations.scorer import Scorer
+
+PAIRS = [(f"panda {i % 3}", "the giant panda lives in China " * (1 + i % 7)) for i in range(25)]
+
+
+def _scorer(path: str, **options: Any) -> Scorer:
+    return Scorer(RerankConfig(model=path, device="cpu", **options), Device("cpu"))
+
+
+def _rows_of(scorer: Scorer, kind: type[torch.nn.Module] = torch.nn.Linear) -> list[tuple[str, int]]:
+    """Record, for each linear layer that runs from now on, its name and how many rows it is given."""
+    rows: list[tuple[str, int]] = []
+
+    def record(name: str) -> Any:
+        return lambda _module, inputs, _output: rows.append((name, inputs[0].numel() // inputs[0].shape[-1]))
+
+    for name, module in scorer._family.model.named_modules():
+        if isinstance(module, kind):
+            module.register_forward_hook(record(name))
+    return rows
+
+
+@pytest.mark.parametrize("name", ["bert", "xlm-roberta", "electra"])
+def test_the_last_encoder_layer_computes_one_row_a_pair(tiny: Any, name: str) -> None:
+    scorer = _scorer(tiny(name), max_batch_tokens=100_000)
+    assert scorer._family.way == "own layers"
+    rows = _rows_of(scorer)
+    scorer.score(PAIRS)
+    stats = scorer.stats
+    assert stats.forward_passes == 1
+    by_layer = [(name.split("layers.")[-1], count) for name, count in rows if ".layers." in name]
+    last = str(max(int(name.split(".")[0]) for name, _ in by_layer))
+    pairs, tokens = stats.scored_pairs, stats.tokens
+    assert {count for name, count in by_layer if not name.startswith(last)} == {tokens}
+    assert {name.split(".")[1]: count for name, count in by_layer if name.startswith(last)} == {
+        "query": pairs,
+        "key_value": tokens,
+        "up": pairs,
+    }
+
+
+@pytest.mark.parametrize("name", ["gemma", "gemma2", "llama", "qwen3", "qwen3-classifier"])
+def test_the_last_decoder_layer_computes_one_row_a_pair(tiny: Any, name: str) -> None:
+    scorer = _scorer(tiny(name), max_batch_tokens=100_000)
+    assert scorer._family.way == "own layers"
+    rows = _rows_of(scorer)
+    scorer.score(PAIRS)
+    pairs, tokens = scorer.stats.scored_pairs, scorer.stats.tokens
+    last = len(scorer._family.model.base_model.layers) - 1
+    found = {name.split(".")[-1]: count for name, count in rows if f"layers.{last}." in name}
+    assert found == dict.fromkeys(("q_proj", "o_proj", "gate_proj", "up_proj", "down_proj"), pairs) | {
+        "k_proj": tokens,
+        "v_proj": tokens,
+    }
+
+
+def test_pairs_that_fit_one_budget_are_one_forward_pass_without_padding(tiny: Any) -> None:
+    scorer = _scorer(tiny("bert"), max_batch_tokens=100_000)
+    scorer.score(PAIRS)
+    assert scorer.stats.forward_passes == 1
+    assert scorer.stats.computed_tokens == scorer.stats.tokens
+
+
+@pytest.mark.parametrize("name", ["bert", "gemma"])
+def test_work_under_way_while_the_host_goes_on_changes_no_score(
+    tiny: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on an accelerator: texts encoded in portions, one ahead, and batches read two later than begun."""
+    scorer = _scorer(tiny(name), max_batch_tokens=300)
+    expected = scorer.score(PAIRS)
+    begun: list[int] = []
+    launch = scorer._family.launch
+
+    def noting(batch: Sequence[Any]) -> Any:
+        begun.append(len(batch))
+        return launch(batch)
+
+    monkeypatch.setattr(scorer._family, "launch", noting)
+    monkeypatch.setattr("flag_rerank_integrations.scorer._PAIRS_AT_A_TIME", 4)
+    scorer._ahead = 2
+    steps = scorer.steps(PAIRS)
+    next(steps)
+    assert len(begun) == 3, "the first answer is read when two more batches are under way"
+    steps.close()
+    again = scorer.score(PAIRS)
+    assert again.truncated_tokens == expected.truncated_tokens
+    assert again.logits == pytest.approx(expected.logits, abs=3e-6)
+
+
+def test_out_of_memory_behind_batches_under_way(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    scorer = _scorer(tiny("bert"), max_batch_tokens=400)
+    expected = scorer.score(PAIRS)
+    forward, calls = scorer._family.forward, 0
+
+    def failing(batch: Sequence[Any]) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls in (2, 4):
+            raise torch.OutOfMemoryError
+        return forward(batch)
+
+    monkeypatch.setattr(scorer._family, "forward", failing)
+    scorer._ahead = 2
+    again = scorer.score(PAIRS)
+    assert scorer.stats.oom_backoffs == 2
+    assert again.logits == pytest.approx(expected.logits, abs=3e-6)
+
+
+def test_portions_are_encoded_one_ahead_and_no_more() -> None:
+    done: list[int] = []
+
+    def encode(portion: int) -> int:
+        done.append(portion)
+        return portion * 10
+
+    coming = encoded_ahead(encode, [1, 2, 3, 4])
+    assert next(coming) == 10
+    coming.close()
+    assert done in ([1], [1, 2])
+    assert list(encoded_ahead(encode, [5, 6, 7])) == [50, 60, 70]
+    assert list(encoded_ahead(encode, [])) == []
+
+
+def test_a_fault_in_encoding_ahead_reaches_the_caller() -> None:
+    def encode(portion: int) -> int:
+        return 1 // portion
+
+    coming = encoded_ahead(encode, [1, 0, 1])
+    assert next(coming) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(coming)
+
+
+def test_scorer_budget_is_what_was_asked_for(tiny: Any) -> None:
+    assert _scorer(tiny("bert"), max_batch_tokens=77).stats.max_batch_tokens == 77
+    assert _scorer(tiny("bert")).stats.max_batch_tokens == scorer._CPU_BUDGET
