@@ -11,15 +11,13 @@ from typing import Any
 
 from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, QUICKSTART, RerankConfig
 from flag_rerank_integrations.errors import ConfigError, ModelLoadError
+from flag_rerank_integrations.families.hub import fetch
 from flag_rerank_integrations.families.quickstart import locate
 
 __all__ = ["Checkpoint", "effective_max_length", "position_limit"]
 
 logger = logging.getLogger(__name__)
 
-_SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
-_WEIGHTS = ("*.safetensors",)
-_ONNX_WEIGHTS = tuple(f"{folder}model.onnx{ending}" for folder in ("", "onnx/") for ending in ("", "_data", ".data"))
 # Families that count positions from padding_idx + 1, so that so many rows of the table are never read.
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"})
 
@@ -97,34 +95,7 @@ def _find(config: RerankConfig) -> Path:
     if path.is_file() or config.model.startswith((".", "/", "~")):
         msg = f"There is no directory {config.model!r}. Give a model's directory, a hub id, or {QUICKSTART!r}."
         raise ModelLoadError(msg)
-    return _fetch(config)
-
-
-def _fetch(config: RerankConfig) -> Path:
-    """Fetch the files that are needed, and no pickled weights, from the hub or its cache."""
-    from huggingface_hub import snapshot_download
-
-    weights = _ONNX_WEIGHTS if "onnx" in (config.backend, config.family) else _WEIGHTS
-    try:
-        folder = snapshot_download(
-            config.model,
-            revision=config.revision,
-            cache_dir=config.cache_dir,
-            local_files_only=config.local_files_only,
-            allow_patterns=[*_SMALL_FILES, *weights, *(("*.py",) if config.trust_remote_code else ())],
-        )
-    except Exception as error:  # errors of the hub, of its transport and of the file system share no base
-        msg = (
-            f"{config.model!r} is no local directory, and could not be had from the hub or its cache "
-            f"({type(error).__name__}: {_first_line(error)}). Check the name, the revision and the network; "
-            f"a private or gated model needs HF_TOKEN."
-        )
-        raise ModelLoadError(msg) from error
-    return Path(folder)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "no message")
+    return fetch(config)
 
 
 def _read_json(path: Path, default: Any) -> Any:  # noqa: ANN401 - JSON of any shape
