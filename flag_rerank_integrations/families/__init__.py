@@ -21,6 +21,7 @@ _MODULES = {
 }
 # Those whose encoders cut passages into windows; the others leave the layout to another library.
 _READS_WINDOWS = frozenset({"encoder", "causal", "onnx"})
+_TAKES_ADAPTERS = frozenset({"encoder", "causal"})
 _NOT_YET = {
     "LayerWiseMiniCPMForCausalLM": "layerwise",
     "CostWiseGemmaForCausalLM": "lightweight",
@@ -39,6 +40,9 @@ def load(config: RerankConfig, device: Device) -> Family:
     name = detect(checkpoint, config)
     if config.long_passages == "windows" and name not in _READS_WINDOWS:
         msg = f"The {name} family cannot read {config.model!r} in windows: use long_passages='truncate' or 'error'."
+        raise ConfigError(msg)
+    if checkpoint.adapter is not None and name not in _TAKES_ADAPTERS:
+        msg = f"{config.model!r} is an adapter, which the {name} family cannot merge: merge it with peft and save that."
         raise ConfigError(msg)
     module = import_module(f"{__name__}.{_MODULES[name]}")
     family: Family = module.load(checkpoint, config, device)
@@ -67,6 +71,8 @@ def detect(checkpoint: Checkpoint, config: RerankConfig) -> str:
 
 def _by_architecture(checkpoint: Checkpoint, config: RerankConfig) -> str:
     architecture = checkpoint.architecture
+    if checkpoint.adapter is not None and checkpoint.adapter.family is not None and architecture not in _NOT_YET:
+        return checkpoint.adapter.family
     if architecture in _NOT_YET:
         msg = f"{config.model!r} is of the {_NOT_YET[architecture]} family, which is not available yet."
         raise ModelLoadError(msg)

@@ -11,6 +11,7 @@ from typing import Any
 
 from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, QUICKSTART, RerankConfig
 from flag_rerank_integrations.errors import ConfigError, ModelLoadError
+from flag_rerank_integrations.families.adapter import Adapter
 from flag_rerank_integrations.families.hub import fetch
 from flag_rerank_integrations.families.quickstart import locate
 
@@ -31,18 +32,25 @@ class Checkpoint:
     """config.json, or {} where there is none."""
     modules: tuple[str, ...]
     """Module types that modules.json lists (sentence-transformers' layout), in order."""
+    adapter: Adapter | None = None
+    """A PEFT adapter to merge into the model; everything else here is the base model's."""
 
     @classmethod
     def open(cls, config: RerankConfig) -> Checkpoint:
         """Find the files of `config.model`, from the hub's cache or the hub where it is no directory.
 
+        Where it is a PEFT adapter, the files are those of the base model that it names.
+
         Raises:
             ModelLoadError: There is no such model, it could not be fetched, or its JSON is broken.
         """
         path = _find(config)
+        adapter = Adapter.read(path)
+        if adapter is not None:
+            path = _find_base(adapter, config)
         modules = _read_json(path / "modules.json", [])
         types = tuple(str(module.get("type", "")) for module in modules if isinstance(module, dict))
-        return cls(path, _read_json(path / "config.json", {}), types)
+        return cls(path, _read_json(path / "config.json", {}), types, adapter)
 
     @property
     def architecture(self) -> str:
@@ -88,7 +96,8 @@ def _find(config: RerankConfig) -> Path:
         return locate()
     path = Path(config.model).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file() and not any(path.glob("**/*.onnx")):
+        is_adapter = (path / "adapter_config.json").is_file()
+        if not (path / "config.json").is_file() and not is_adapter and not any(path.glob("**/*.onnx")):
             msg = f"The directory {config.model!r} has no config.json: it is not a model."
             raise ModelLoadError(msg)
         return path
@@ -96,6 +105,19 @@ def _find(config: RerankConfig) -> Path:
         msg = f"There is no directory {config.model!r}. Give a model's directory, a hub id, or {QUICKSTART!r}."
         raise ModelLoadError(msg)
     return fetch(config)
+
+
+def _find_base(adapter: Adapter, config: RerankConfig) -> Path:
+    """Return the directory of an adapter's base model."""
+    try:
+        path = _find(config.replace(model=adapter.base, revision=adapter.revision))
+    except ModelLoadError as error:
+        msg = f"The adapter {config.model!r} needs its base model {adapter.base!r}: {error}"
+        raise ModelLoadError(msg) from error
+    if (path / "adapter_config.json").is_file():
+        msg = f"The base model {adapter.base!r} of the adapter {config.model!r} is an adapter itself: merge that first."
+        raise ModelLoadError(msg)
+    return path
 
 
 def _read_json(path: Path, default: Any) -> Any:  # noqa: ANN401 - JSON of any shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -118,6 +118,8 @@ def load_model(auto_class: Any, checkpoint: Checkpoint, config: RerankConfig, de
         DeviceError: The device has too little memory.
     """
     safe = check_weight_files(checkpoint.path, config)
+    adapter = checkpoint.adapter
+    options = {} if adapter is None else adapter.options(config)
     with quiet_transformers():
         try:
             model, report = auto_class.from_pretrained(
@@ -128,6 +130,7 @@ def load_model(auto_class: Any, checkpoint: Checkpoint, config: RerankConfig, de
                 trust_remote_code=config.trust_remote_code,
                 local_files_only=True,
                 output_loading_info=True,
+                **options,
             )
         except pickle.UnpicklingError as error:
             msg = f"The pickle of {config.model!r} is broken, or holds more than weights; torch refuses to read it."
@@ -135,12 +138,25 @@ def load_model(auto_class: Any, checkpoint: Checkpoint, config: RerankConfig, de
         except _LOAD_ERRORS as error:
             msg = f"{config.model!r} could not be loaded as {checkpoint.architecture or 'a model'} ({_said(error)})."
             raise ModelLoadError(msg) from error
-    _check_weights(model, report, config)
+    if adapter is None:
+        _check_weights(model, report, config)
+    else:
+        _check_weights(model, _without(report, adapter.brings(config)), config)
+        model = adapter.merge(model, config)
     try:
         return model.eval().requires_grad_(False).to(str(device))  # noqa: FBT003 - torch's own signature
     except torch.OutOfMemoryError as error:
         msg = f"{config.model!r} does not fit into the free memory of {device}. Choose another device or dtype."
         raise DeviceError(msg) from error
+
+
+def _without(report: Mapping[str, Any], brought: frozenset[str]) -> dict[str, Any]:
+    """Leave out of transformers' report what an adapter brings, and heads of the base model that it has no use for."""
+    return {
+        "missing_keys": set(report["missing_keys"]) - brought,
+        "mismatched_keys": {entry for entry in report["mismatched_keys"] if entry[0] not in brought},
+        "unexpected_keys": set(),
+    }
 
 
 def _check_weights(model: Any, report: Any, config: RerankConfig) -> None:  # noqa: ANN401 - transformers' types
