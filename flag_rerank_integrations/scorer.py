@@ -13,10 +13,11 @@ from flag_rerank_integrations import families
 from flag_rerank_integrations.batching import computed_tokens, plan
 from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device
-from flag_rerank_integrations.errors import DeviceError, InputError
-from flag_rerank_integrations.families.base import Family
+from flag_rerank_integrations.errors import DeviceError
+from flag_rerank_integrations.families.base import Family, Floats
 from flag_rerank_integrations.pairs import EncodedPair, Pair, ScoredPairs
 from flag_rerank_integrations.results import RerankStats
+from flag_rerank_integrations.truncation import TruncationCheck
 from flag_rerank_integrations.windows import WindowScores
 
 __all__ = ["ScoredBatch", "Scorer"]
@@ -27,7 +28,6 @@ logger = logging.getLogger(__name__)
 # accelerators smaller ones leave units idle. Where memory does not suffice it is halved.
 _CPU_BUDGET: Final = 2048
 _ACCELERATOR_BUDGET: Final = 16384
-_SHOWN_CHARACTERS: Final = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +58,9 @@ class Scorer:
         budget = config.max_batch_tokens
         if not isinstance(budget, int):
             budget = _CPU_BUDGET if device.kind == "cpu" else _ACCELERATOR_BUDGET
-        self._config = config
         self._device = device
-        self._warned_of_query = False
+        self._aggregation = config.window_aggregation
+        self._check_lengths = TruncationCheck(config)
         self._stats = RerankStats(
             max_batch_tokens=budget, family=self._family.name, layout=self._family.layout, load_seconds=seconds
         )
@@ -100,7 +100,7 @@ class Scorer:
         self._count(pairs=len(pairs), seconds=time.perf_counter() - start)
         self._check_lengths(list(owners), encoded)
         indices = list(owners.values())
-        scores = WindowScores(encoded, self._config.window_aggregation)
+        scores = WindowScores(encoded, self._aggregation)
         todo = self._plan(scores.windows, range(len(scores.windows)))
         while todo:
             batch = todo.popleft()
@@ -112,45 +112,24 @@ class Scorer:
             if logits is None:
                 todo = self._plan(scores.windows, [*batch, *(i for later in todo for i in later)])
                 continue
-            done = scores.take(batch, logits)
+            done, logits = scores.take(batch, logits)
             self._count_scored([encoded[i] for i in done])
-            yield _spread([indices[i] for i in done], [encoded[i] for i in done], list(done.values()))
+            yield _spread([indices[i] for i in done], [encoded[i] for i in done], logits)
 
     def close(self) -> None:
         """Free the model; safe to call twice."""
         self._family.close()
-
-    def _check_lengths(self, pairs: Sequence[Pair], encoded: Sequence[EncodedPair]) -> None:
-        """Refuse long passages where that was asked for, and say once that a query was cut.
-
-        Raises:
-            InputError: A passage is too long, with `long_passages="error"`.
-        """
-        for (query, passage), coded in zip(pairs, encoded, strict=True):
-            if coded.truncated_tokens and self._config.long_passages == "error":
-                msg = (
-                    f"The passage {_shown(passage)} is {coded.truncated_tokens} tokens longer than fits. Raise "
-                    f"max_length, split it, or use long_passages='windows' or 'truncate'."
-                )
-                raise InputError(msg)
-            if coded.truncated_query_tokens and not self._warned_of_query:
-                self._warned_of_query = True
-                logger.warning(
-                    "The query %s is %d tokens longer than fits: its end is not read. Later ones are only counted.",
-                    _shown(query),
-                    coded.truncated_query_tokens,
-                )
 
     def _plan(self, encoded: Sequence[EncodedPair], indices: Sequence[int]) -> deque[list[int]]:
         """Batch the pairs at these indices under the budget in force."""
         batches = plan([len(encoded[i]) for i in indices], self._stats.max_batch_tokens, self._family.layout)
         return deque([indices[i] for i in batch] for batch in batches)
 
-    def _forward(self, batch: list[EncodedPair]) -> list[float] | None:
+    def _forward(self, batch: list[EncodedPair]) -> Floats | None:
         """Run one batch; None says that it did not fit into memory and the budget was halved."""
         start = time.perf_counter()
         try:
-            logits: list[float] = self._family.forward(batch).tolist()
+            logits = self._family.forward(batch)
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
@@ -198,18 +177,14 @@ class Scorer:
         self._stats = replace(new, padding_fraction=padding, tokens_per_second=speed)
 
 
-def _spread(owners: list[list[int]], batch: list[EncodedPair], logits: list[float]) -> ScoredBatch:
+def _spread(owners: list[list[int]], batch: list[EncodedPair], logits: Floats) -> ScoredBatch:
     """Give the score of each distinct pair to every index that asked for it."""
     result = ScoredBatch([], [], [])
-    for indices, pair, logit in zip(owners, batch, logits, strict=True):
+    for indices, pair, logit in zip(owners, batch, logits.tolist(), strict=True):
         result.indices.extend(indices)
         result.logits.extend([logit] * len(indices))
         result.truncated_tokens.extend([pair.truncated_tokens] * len(indices))
     return result
-
-
-def _shown(text: str) -> str:
-    return repr(f"{text[:_SHOWN_CHARACTERS]}…" if len(text) > _SHOWN_CHARACTERS else text)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
+
+import numpy as np
+import numpy.typing as npt
 
 from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.pairs import EncodedPair
 
 __all__ = ["WindowScores", "Windows"]
+
+_Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,29 +74,30 @@ class WindowScores:
         self.owners = [i for i, pair in enumerate(pairs) for _ in range(1 + len(pair.rest))]
         self._pairs = pairs
         self._mean = aggregation == "mean"
-        self._logits: dict[int, list[float]] = {}
+        self._logits: dict[int, list[_Floats]] = {}
 
-    def take(self, indices: Sequence[int], logits: Sequence[float]) -> dict[int, float]:
+    def take(self, indices: Sequence[int], logits: _Floats) -> tuple[list[int], _Floats]:
         """Take the logits of some windows; return those of the pairs that are complete by now.
 
         Args:
             indices: Where the windows stand in `windows`.
-            logits: Their logits.
+            logits: Shape (..., windows).
 
         Returns:
-            The logit of each complete pair, by its index. Where any window's is not finite, neither is the pair's.
+            The complete pairs' indices, and their logits, shape (..., pairs). Where any window's is
+            not finite, neither is the pair's.
         """
-        done = {}
-        for index, logit in zip(indices, logits, strict=True):
+        done: dict[int, _Floats] = {}
+        for column, index in enumerate(indices):
             owner = self.owners[index]
             parts = self._logits.setdefault(owner, [])
-            parts.append(logit)
+            parts.append(logits[..., column])
             if len(parts) > len(self._pairs[owner].rest):
-                done[owner] = self._aggregate(self._logits.pop(owner))
-        return done
+                done[owner] = self._aggregate(np.stack(self._logits.pop(owner), -1))
+        return list(done), np.stack([*done.values()], -1) if done else logits[..., :0]
 
-    def _aggregate(self, logits: Sequence[float]) -> float:
-        """Bring logits into one, in a way that does not depend on their order."""
-        if not all(map(math.isfinite, logits)):
-            return math.nan
-        return fmean(logits) if self._mean else max(logits)
+    def _aggregate(self, logits: _Floats) -> _Floats:
+        """Bring logits along the last axis into one, in a way that does not depend on their order."""
+        whole = np.isfinite(logits).all(-1)
+        one = logits.mean(-1, dtype=np.float64) if self._mean else logits.max(-1)
+        return np.where(whole, one, np.nan).astype(np.float32)

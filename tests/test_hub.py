@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from flag_rerank_integrations import RerankConfig, Reranker
 from flag_rerank_integrations.errors import ModelLoadError
 from flag_rerank_integrations.families.checkpoint import Checkpoint
-from flag_rerank_integrations.families.weights import check_weight_files
+from flag_rerank_integrations.families.weight_files import check_weight_files
 
 NAME = "owner/tiny-reranker"
 SECRET = "hf_of_the_test"  # noqa: S105 - the test server's

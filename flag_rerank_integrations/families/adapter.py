@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.errors import ConfigError, ModelLoadError
-from flag_rerank_integrations.families.weights import check_weight_files, some, stored_shapes
+from flag_rerank_integrations.families.weight_files import check_weight_files, some, stored_shapes
 
 __all__ = ["Adapter"]
 

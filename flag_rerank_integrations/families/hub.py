@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.errors import ModelLoadError
-from flag_rerank_integrations.families.weights import PICKLES, pickle_error
+from flag_rerank_integrations.families.weight_files import PICKLES, pickle_error
 
 __all__ = ["fetch"]
 

@@ -18,7 +18,7 @@ from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.errors import DeviceError, ModelLoadError
 from flag_rerank_integrations.families.checkpoint import Checkpoint
-from flag_rerank_integrations.families.weights import check_weight_files, some
+from flag_rerank_integrations.families.weight_files import check_weight_files, some
 
 __all__ = ["Stopwatch", "check_vocabulary", "load_model", "load_tokenizer", "quiet_transformers", "torch_dtype"]
 

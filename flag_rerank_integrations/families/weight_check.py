@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import safe_open
 
 from flag_rerank_integrations.errors import ModelLoadError
-from flag_rerank_integrations.families.weights import some
+from flag_rerank_integrations.families.weight_files import some
 
 __all__ = ["require_all_weights"]
 
