@@ -89,6 +89,7 @@ class RerankConfig:
         revision: Branch, tag or commit of a hub repository.
         cache_dir: Directory of the hub's cache.
         local_files_only: Never use the network.
+        allow_pickle: Whether pickled weights may be read where there are no others; they can run code.
         trust_remote_code: Whether code that comes with a checkpoint may run.
         special_tokens: "plain": a literal "</s>" in a text is text, as far as tokenizers can tell.
             "parse": it acts as the token. "escape": it is taken apart, which also holds for XLM-R.
@@ -125,6 +126,7 @@ class RerankConfig:
     revision: str | None = None
     cache_dir: str | None = None
     local_files_only: bool = False
+    allow_pickle: bool = False
     trust_remote_code: bool = False
     special_tokens: str = "plain"
     score_cache: int = 0
@@ -165,7 +167,14 @@ class RerankConfig:
         for name in ("instruction", "passage_instruction", "prompt", "revision", "cache_dir"):
             if not isinstance(getattr(self, name), str | None):
                 _refuse(name, getattr(self, name), "a string or None")
-        for name in ("normalize", "matched_head", "local_files_only", "trust_remote_code", "progress"):
+        for name in (
+            "normalize",
+            "matched_head",
+            "local_files_only",
+            "allow_pickle",
+            "trust_remote_code",
+            "progress",
+        ):
             if not isinstance(getattr(self, name), bool):
                 _refuse(name, getattr(self, name), "True or False")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Sequence
 
@@ -10,10 +9,9 @@ from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.errors import WorkerError
 from flag_rerank_integrations.pairs import ScoredPairs
 from flag_rerank_integrations.results import RankedPassage
+from flag_rerank_integrations.truncation import warn_of_truncation
 
 __all__ = ["rankings_of", "scores_by_layer", "scores_of"]
-
-logger = logging.getLogger(__name__)
 
 
 def scores_of(scored: ScoredPairs, config: RerankConfig) -> list[float]:
@@ -22,7 +20,7 @@ def scores_of(scored: ScoredPairs, config: RerankConfig) -> list[float]:
     Raises:
         WorkerError: A logit is not finite: that is a fault, and never a rank.
     """
-    _warn_of_truncation(scored.truncated_tokens, config)
+    warn_of_truncation(scored.truncated_tokens, config)
     for position, logit in enumerate(scored.logits):
         if not math.isfinite(logit):
             msg = (
@@ -73,21 +71,6 @@ def rankings_of(
         rankings.append(_ranking(scores[part], scored.truncated_tokens[part], layers, top_n, score_threshold))
         first += count
     return rankings
-
-
-def _warn_of_truncation(truncated_tokens: Sequence[int], config: RerankConfig) -> None:
-    """Say once a call what was not read, and which option would have it read."""
-    cut = [tokens for tokens in truncated_tokens if tokens]
-    if cut:
-        windows = config.long_passages == "windows" and config.window_aggregation != "first"
-        logger.warning(
-            "%d of %d passages are longer than fits (by %d tokens at most): their ends were not read. "
-            "%s would have more of them read.",
-            len(cut),
-            len(truncated_tokens),
-            max(cut),
-            f"max_windows above {config.max_windows}" if windows else "long_passages='windows' or a larger max_length",
-        )
 
 
 def _ranking(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,18 +14,17 @@ from flag_rerank_integrations.batching import plan
 from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.encoding_ahead import encoded_ahead
-from flag_rerank_integrations.errors import ConfigError, InputError
+from flag_rerank_integrations.errors import ConfigError
 from flag_rerank_integrations.families.base import Family, LayeredFamily
 from flag_rerank_integrations.meter import Meter
 from flag_rerank_integrations.pairs import SCORE, EncodedPair, Pair, ScoredBatch, ScoredPairs, Task
 from flag_rerank_integrations.progressive import PrunedRun, Ranking
 from flag_rerank_integrations.results import RerankStats
 from flag_rerank_integrations.score_cache import ScoreCache
+from flag_rerank_integrations.truncation import TruncationCheck
 from flag_rerank_integrations.workload import Workload
 
 __all__ = ["Scorer"]
-
-logger = logging.getLogger(__name__)
 
 # Token positions in one forward pass. On CPUs larger batches fall out of the caches; on
 # accelerators smaller ones leave units idle. Where memory does not suffice it is halved.
@@ -36,7 +34,6 @@ _ACCELERATOR_BUDGET: Final = 16384
 # texts are tokenized in portions of so many pairs, one portion ahead.
 _BATCHES_AHEAD: Final = 2
 _PAIRS_AT_A_TIME: Final = 512
-_SHOWN_CHARACTERS: Final = 40
 _NO_CACHE: Final = ScoreCache(0)
 
 _Logits = Sequence[tuple[float, ...]]
@@ -60,7 +57,7 @@ class Scorer:
         seconds = dict(self._family.load_seconds)
         seconds["imports and files"] = time.perf_counter() - start - sum(seconds.values())
         self._config = config
-        self._warned_of_query = False
+        self._check_lengths = TruncationCheck(config)
         self._cache = ScoreCache(config.score_cache)
         self._ahead = 0 if device.kind == "cpu" else _BATCHES_AHEAD
         self._meter = Meter(
@@ -197,27 +194,6 @@ class Scorer:
             raise ConfigError(msg)
         return family
 
-    def _check_lengths(self, pairs: Sequence[Pair], encoded: Sequence[EncodedPair]) -> None:
-        """Refuse long passages where that was asked for, and say once that a query was cut.
-
-        Raises:
-            InputError: A passage is too long, with `long_passages="error"`.
-        """
-        for (query, passage), coded in zip(pairs, encoded, strict=True):
-            if coded.truncated_tokens and self._config.long_passages == "error":
-                msg = (
-                    f"The passage {_shown(passage)} is {coded.truncated_tokens} tokens longer than fits. Raise "
-                    f"max_length, split it, or use long_passages='windows' or 'truncate'."
-                )
-                raise InputError(msg)
-            if coded.truncated_query_tokens and not self._warned_of_query:
-                self._warned_of_query = True
-                logger.warning(
-                    "The query %s is %d tokens longer than fits: its end is not read. Later ones are only counted.",
-                    _shown(query),
-                    coded.truncated_query_tokens,
-                )
-
     def _plan(self, windows: Sequence[EncodedPair], indices: Sequence[int]) -> deque[list[int]]:
         """Batch the windows at these indices under the budget in force."""
         batches = plan([len(windows[i]) for i in indices], self._meter.budget, self._family.layout)
@@ -245,7 +221,3 @@ def _rankings(owners: Sequence[Sequence[int]], counts: Sequence[int]) -> list[Ra
 
 def _always(_place: int) -> bool:
     return True
-
-
-def _shown(text: str) -> str:
-    return repr(f"{text[:_SHOWN_CHARACTERS]}…" if len(text) > _SHOWN_CHARACTERS else text)

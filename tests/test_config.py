@@ -41,6 +41,7 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     "revision": st.none() | TEXTS,
     "cache_dir": st.none() | TEXTS,
     "local_files_only": st.booleans(),
+    "allow_pickle": st.booleans(),
     "trust_remote_code": st.booleans(),
     "special_tokens": st.sampled_from(["plain", "parse", "escape"]),
     "progress": st.booleans(),
@@ -122,7 +123,9 @@ def test_texts_must_be_strings_or_none(name: str, value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 0, 1, "yes", "False"], ids=repr)
-@pytest.mark.parametrize("name", ["normalize", "matched_head", "local_files_only", "trust_remote_code", "progress"])
+@pytest.mark.parametrize(
+    "name", ["normalize", "matched_head", "local_files_only", "allow_pickle", "trust_remote_code", "progress"]
+)
 def test_switches_must_be_true_or_false(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=f"^{name} must be True or False"):
         RerankConfig.from_dict({name: value})

@@ -55,6 +55,7 @@ OTHER: dict[str, Any] = {
     "revision": "main",
     "cache_dir": "cache",
     "local_files_only": True,
+    "allow_pickle": True,
     "trust_remote_code": True,
     "special_tokens": "parse",
     "score_cache": 0,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import SPECS, build
-from transformers import AutoModel, AutoModelForMaskedLM
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from flag_rerank_integrations import Reranker
 from flag_rerank_integrations.errors import ConfigError, ModelLoadError
@@ -50,7 +50,7 @@ def test_no_such_directory() -> None:
 
 
 def test_no_such_hub_model(tmp_path: Path) -> None:
-    refused("no-such-owner/no-such-model", "HF_TOKEN", local_files_only=True, cache_dir=tmp_path)
+    refused("no-such-owner/no-such-model", "not in the cache", local_files_only=True, cache_dir=tmp_path)
 
 
 def test_directory_without_a_model(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_unused_head(copy: Any) -> None:
 def test_wrong_shapes(copy: Any) -> None:
     path = copy("bert")
     edit_config(path, hidden_size=64)
-    refused(path, "could not be loaded")
+    refused(path, r"do not fit .* config\.json describes: bert\.embeddings\S+ 32 for 64, .* and \d+ more")
 
 
 @pytest.mark.parametrize("labels", [2, 3])
@@ -113,8 +113,10 @@ def test_more_than_one_label(tmp_path: Path, labels: int) -> None:
 
 def test_truncated_weights(copy: Any) -> None:
     file = copy("bert") / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:1000])
-    refused(file.parent, "could not be loaded")
+    whole = file.read_bytes()
+    for kept, told in ((0, "0 bytes and is no whole"), (1000, "1,000 bytes and is no whole"), (-5, "bytes instead of")):
+        file.write_bytes(whole[:kept])
+        refused(file.parent, told)
 
 
 def test_no_weights(copy: Any) -> None:
@@ -123,11 +125,89 @@ def test_no_weights(copy: Any) -> None:
     refused(path, "no .*safetensors")
 
 
-def test_pickled_weights_are_refused(copy: Any) -> None:
+def test_a_link_to_no_weights(copy: Any) -> None:
+    file = copy("bert") / "model.safetensors"
+    file.unlink()
+    file.symlink_to("../../blobs/never-fetched")
+    refused(file.parent, "model.safetensors' links to a file that is not there. Fetch it again")
+
+
+@pytest.mark.parametrize("header", [b"{", b"[]", b'{"a": 1}', b'{"a": {"shape": [1]}}', b"\xff\xfe"])
+def test_weights_with_a_broken_header(copy: Any, header: bytes) -> None:
+    file = copy("bert") / "model.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header)
+    refused(file.parent, "broken header")
+
+
+@pytest.fixture
+def sharded(copy: Any, tiny: Any) -> Path:
+    """A checkpoint in several files and an index of them."""
+    path = Path(copy("bert"))
+    (path / "model.safetensors").unlink()
+    model = AutoModelForSequenceClassification.from_pretrained(tiny("bert"))
+    model.save_pretrained(path, max_shard_size="20KB")
+    return path
+
+
+def test_shards_load(tiny: Any, sharded: Path) -> None:
+    assert len(list(sharded.glob("model-*.safetensors"))) > 2
+    pairs = [("panda", "a bear"), ("panda", "Berlin")]
+    with Reranker(str(sharded), device="cpu") as one, Reranker(tiny("bert"), device="cpu") as other:
+        assert one.score(pairs) == other.score(pairs)
+
+
+def test_a_shard_that_is_missing_or_cut_short_is_named(sharded: Path) -> None:
+    first, second, *_ = sorted(sharded.glob("model-*.safetensors"))
+    content = second.read_bytes()
+    second.write_bytes(content[:-1])
+    refused(sharded, f"{second.name}' has {len(content) - 1:,} bytes instead of {len(content):,}")
+    second.unlink()
+    refused(sharded, f"{second.name}' is missing")
+    second.symlink_to("nowhere")
+    refused(sharded, f"{second.name}' links to a file that is not there")
+    (sharded / "model.safetensors.index.json").unlink()
+    refused(sharded, rf"shards such as {first.name}, but no model\.safetensors\.index\.json")
+
+
+def test_an_index_that_does_not_fit_its_shards(sharded: Path) -> None:
+    file = sharded / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    shard = next(iter(index["weight_map"].values()))
+    file.write_text(json.dumps({**index, "weight_map": {**index["weight_map"], "one.more": shard}}))
+    refused(sharded, r"none of its \d+ shards has: one\.more")
+    for broken in ("{", "[]", "{}", '{"weight_map": []}'):
+        file.write_text(broken)
+        refused(sharded, "no index of shards")
+
+
+def test_pickled_weights_are_refused_unless_allowed(copy: Any, tiny: Any) -> None:
     path = copy("bert")
     torch.save(load_file(str(path / "model.safetensors")), path / "pytorch_model.bin")
     (path / "model.safetensors").unlink()
-    refused(path, "pickle")
+    refused(path, r"pickle \(pytorch_model\.bin\).*CVE-2025-32434, CVE-2026-24747.*allow_pickle=True")
+    pairs = [("panda", "a bear"), ("panda", "Berlin")]
+    with Reranker(str(path), device="cpu", allow_pickle=True) as one, Reranker(tiny("bert"), device="cpu") as other:
+        assert one.score(pairs) == other.score(pairs)
+
+
+def test_a_pickle_that_runs_code_is_refused_even_if_allowed(copy: Any, tmp_path: Path) -> None:
+    path, marker = copy("bert"), tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return Path.touch, (marker,)
+
+    torch.save({"weight": Evil()}, path / "pytorch_model.bin")
+    (path / "model.safetensors").unlink()
+    refused(path, "broken, or holds more than weights", allow_pickle=True)
+    assert not marker.exists()
+
+
+def test_safetensors_are_preferred_to_a_pickle(copy: Any) -> None:
+    path = copy("bert")
+    (path / "pytorch_model.bin").write_bytes(b"never read")
+    with Reranker(str(path), device="cpu", allow_pickle=True) as reranker:
+        assert len(reranker.score([("panda", "bear")])) == 1
 
 
 def test_remote_code_is_not_run(copy: Any, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ _NUMBERS: Final[dict[str, tuple[Callable[[str], object], str]]] = {
 _FLAGS: Final[dict[str, str]] = {
     "normalize": "scores from 0 to 1 (sigmoid) instead of logits",
     "local-files-only": "never use the network",
+    "allow-pickle": "read pickled weights where there are no others; they can run code",
     "trust-remote-code": "let code that comes with a checkpoint run",
 }
 

@@ -24,6 +24,7 @@ _MODULES = {
 }
 # Those whose encoders cut passages into windows; the others leave the layout to another library.
 _READS_WINDOWS = frozenset({"encoder", "causal", "onnx", "layerwise", "lightweight"})
+_TAKES_ADAPTERS = frozenset({"encoder", "causal"})
 _BY_ARCHITECTURE = {
     "LayerWiseMiniCPMForCausalLM": "layerwise",
     "CostWiseGemmaForCausalLM": "lightweight",
@@ -53,6 +54,9 @@ def load(config: RerankConfig, device: Device) -> Family:
     name = detect(checkpoint, config)
     if config.long_passages == "windows" and name not in _READS_WINDOWS:
         msg = f"The {name} family cannot read {config.model!r} in windows: use long_passages='truncate' or 'error'."
+        raise ConfigError(msg)
+    if checkpoint.adapter is not None and name not in _TAKES_ADAPTERS:
+        msg = f"{config.model!r} is an adapter, which the {name} family cannot merge: merge it with peft and save that."
         raise ConfigError(msg)
     _refuse_options(name, config)
     module = import_module(f"{__name__}.{_MODULES[name]}")
@@ -96,6 +100,8 @@ def _by_architecture(checkpoint: Checkpoint, config: RerankConfig) -> str:
     architecture = checkpoint.architecture
     if architecture in _BY_ARCHITECTURE:
         return _BY_ARCHITECTURE[architecture]
+    if checkpoint.adapter is not None and checkpoint.adapter.family is not None:
+        return checkpoint.adapter.family
     if any(module.endswith("Pooling") for module in checkpoint.modules):
         msg = f"{config.model!r} is an embedding model (modules.json has a Pooling module), not a reranker."
         raise ModelLoadError(msg)

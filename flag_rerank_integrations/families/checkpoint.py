@@ -11,15 +11,14 @@ from typing import Any
 
 from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, QUICKSTART, RerankConfig
 from flag_rerank_integrations.errors import ConfigError, ModelLoadError
+from flag_rerank_integrations.families.adapter import Adapter
+from flag_rerank_integrations.families.hub import fetch
 from flag_rerank_integrations.families.quickstart import locate
 
 __all__ = ["Checkpoint", "effective_max_length", "position_limit"]
 
 logger = logging.getLogger(__name__)
 
-_SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
-_WEIGHTS = ("*.safetensors",)
-_ONNX_WEIGHTS = tuple(f"{folder}model.onnx{ending}" for folder in ("", "onnx/") for ending in ("", "_data", ".data"))
 # Families that count positions from padding_idx + 1, so that so many rows of the table are never read.
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"})
 
@@ -33,18 +32,25 @@ class Checkpoint:
     """config.json, or {} where there is none."""
     modules: tuple[str, ...]
     """Module types that modules.json lists (sentence-transformers' layout), in order."""
+    adapter: Adapter | None = None
+    """A PEFT adapter to merge into the model; everything else here is the base model's."""
 
     @classmethod
     def open(cls, config: RerankConfig) -> Checkpoint:
         """Find the files of `config.model`, from the hub's cache or the hub where it is no directory.
 
+        Where it is a PEFT adapter, the files are those of the base model that it names.
+
         Raises:
             ModelLoadError: There is no such model, it could not be fetched, or its JSON is broken.
         """
         path = _find(config)
+        adapter = Adapter.read(path)
+        if adapter is not None:
+            path = _find_base(adapter, config)
         modules = _read_json(path / "modules.json", [])
         types = tuple(str(module.get("type", "")) for module in modules if isinstance(module, dict))
-        return cls(path, _read_json(path / "config.json", {}), types)
+        return cls(path, _read_json(path / "config.json", {}), types, adapter)
 
     @property
     def architecture(self) -> str:
@@ -90,41 +96,28 @@ def _find(config: RerankConfig) -> Path:
         return locate()
     path = Path(config.model).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file() and not any(path.glob("**/*.onnx")):
+        is_adapter = (path / "adapter_config.json").is_file()
+        if not (path / "config.json").is_file() and not is_adapter and not any(path.glob("**/*.onnx")):
             msg = f"The directory {config.model!r} has no config.json: it is not a model."
             raise ModelLoadError(msg)
         return path
     if path.is_file() or config.model.startswith((".", "/", "~")):
         msg = f"There is no directory {config.model!r}. Give a model's directory, a hub id, or {QUICKSTART!r}."
         raise ModelLoadError(msg)
-    return _fetch(config)
+    return fetch(config)
 
 
-def _fetch(config: RerankConfig) -> Path:
-    """Fetch the files that are needed, and no pickled weights, from the hub or its cache."""
-    from huggingface_hub import snapshot_download
-
-    weights = _ONNX_WEIGHTS if "onnx" in (config.backend, config.family) else _WEIGHTS
+def _find_base(adapter: Adapter, config: RerankConfig) -> Path:
+    """Return the directory of an adapter's base model."""
     try:
-        folder = snapshot_download(
-            config.model,
-            revision=config.revision,
-            cache_dir=config.cache_dir,
-            local_files_only=config.local_files_only,
-            allow_patterns=[*_SMALL_FILES, *weights, *(("*.py",) if config.trust_remote_code else ())],
-        )
-    except Exception as error:  # errors of the hub, of its transport and of the file system share no base
-        msg = (
-            f"{config.model!r} is no local directory, and could not be had from the hub or its cache "
-            f"({type(error).__name__}: {_first_line(error)}). Check the name, the revision and the network; "
-            f"a private or gated model needs HF_TOKEN."
-        )
+        path = _find(config.replace(model=adapter.base, revision=adapter.revision))
+    except ModelLoadError as error:
+        msg = f"The adapter {config.model!r} needs its base model {adapter.base!r}: {error}"
         raise ModelLoadError(msg) from error
-    return Path(folder)
-
-
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).strip().splitlines()), "no message")
+    if (path / "adapter_config.json").is_file():
+        msg = f"The base model {adapter.base!r} of the adapter {config.model!r} is an adapter itself: merge that first."
+        raise ModelLoadError(msg)
+    return path
 
 
 def _read_json(path: Path, default: Any) -> Any:  # noqa: ANN401 - JSON of any shape

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.errors import DeviceError, ModelLoadError
 from flag_rerank_integrations.families.checkpoint import Checkpoint
+from flag_rerank_integrations.families.weight_files import check_weight_files, some
 
 __all__ = [
     "Stopwatch",
@@ -25,7 +26,6 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "quiet_transformers",
-    "require_safetensors",
     "torch_dtype",
 ]
 
@@ -124,21 +124,32 @@ def load_model(auto_class: Any, checkpoint: Checkpoint, config: RerankConfig, de
             model needs and the checkpoint lacks: transformers would fill those at random.
         DeviceError: The device has too little memory.
     """
-    require_safetensors(checkpoint, config)
+    safe = check_weight_files(checkpoint.path, config)
+    adapter = checkpoint.adapter
+    options = {} if adapter is None else adapter.options(config)
     with quiet_transformers():
         try:
             model, report = auto_class.from_pretrained(
                 checkpoint.path,
                 dtype=torch_dtype(config, device),
-                use_safetensors=True,
+                use_safetensors=safe,
+                ignore_mismatched_sizes=True,  # they are refused below, by name
                 trust_remote_code=config.trust_remote_code,
                 local_files_only=True,
                 output_loading_info=True,
+                **options,
             )
+        except pickle.UnpicklingError as error:
+            msg = f"The pickle of {config.model!r} is broken, or holds more than weights; torch refuses to read it."
+            raise ModelLoadError(msg) from error
         except _LOAD_ERRORS as error:
             msg = f"{config.model!r} could not be loaded as {checkpoint.architecture or 'a model'} ({_said(error)})."
             raise ModelLoadError(msg) from error
-    _check_weights(model, report, config)
+    if adapter is None:
+        _check_weights(model, report, config)
+    else:
+        _check_weights(model, _without(report, adapter.brings(config)), config)
+        model = adapter.merge(model, config)
     try:
         return model.eval().requires_grad_(False).to(str(device))  # noqa: FBT003 - torch's own signature
     except torch.OutOfMemoryError as error:
@@ -146,38 +157,35 @@ def load_model(auto_class: Any, checkpoint: Checkpoint, config: RerankConfig, de
         raise DeviceError(msg) from error
 
 
-def require_safetensors(checkpoint: Checkpoint, config: RerankConfig) -> None:
-    """Refuse a checkpoint without weights in safetensors files.
-
-    Raises:
-        ModelLoadError: It has none, or only pickles.
-    """
-    if any(checkpoint.path.glob("*.safetensors")):
-        return
-    pickled = [path.name for pattern in ("*.bin", "*.pt", "*.ckpt") for path in Path(checkpoint.path).glob(pattern)]
-    if pickled:
-        msg = (
-            f"{config.model!r} has its weights only as a pickle ({pickled[0]}), which can run code when it is read "
-            f"(CVE-2025-32434). Convert it to safetensors, or use a revision that has them."
-        )
-    else:
-        msg = f"{config.model!r} has no *.safetensors weights: nothing to load, or an incomplete download."
-    raise ModelLoadError(msg)
+def _without(report: Mapping[str, Any], brought: frozenset[str]) -> dict[str, Any]:
+    """Leave out of transformers' report what an adapter brings, and heads of the base model that it has no use for."""
+    return {
+        "missing_keys": set(report["missing_keys"]) - brought,
+        "mismatched_keys": {entry for entry in report["mismatched_keys"] if entry[0] not in brought},
+        "unexpected_keys": set(),
+    }
 
 
 def _check_weights(model: Any, report: Any, config: RerankConfig) -> None:  # noqa: ANN401 - transformers' types
     """Refuse a model with weights made up at random, or a head that was not used."""
+    wrong = [f"{name} {_shape(stored)} for {_shape(built)}" for name, stored, built in report["mismatched_keys"]]
+    if wrong:
+        msg = (
+            f"The weights of {config.model!r} do not fit the model that its config.json describes: "
+            f"{some(sorted(wrong))}. The two are of different models, or of different revisions of one."
+        )
+        raise ModelLoadError(msg)
     missing = sorted(report["missing_keys"])
     if missing:
         msg = (
-            f"{config.model!r} lacks the weights {_some(missing)}: they would be random and every score meaningless. "
+            f"{config.model!r} lacks the weights {some(missing)}: they would be random and every score meaningless. "
             f"It is not a trained reranker (an embedding or base model, perhaps), or the file is incomplete."
         )
         raise ModelLoadError(msg)
     prefix = f"{model.base_model_prefix}."
     strays = sorted(key for key in report["unexpected_keys"] if not str(key).startswith(prefix))
     if strays:
-        msg = f"{config.model!r} has weights that {type(model).__name__} has no place for: {_some(strays)}."
+        msg = f"{config.model!r} has weights that {type(model).__name__} has no place for: {some(strays)}."
         raise ModelLoadError(msg)
 
 
@@ -193,9 +201,8 @@ def check_vocabulary(model: Any, tokenizer: Any, config: RerankConfig) -> None: 
         raise ModelLoadError(msg)
 
 
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"  # noqa: PLR2004 - as shown above
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
 
 
 def _said(error: BaseException) -> str:

@@ -12,10 +12,9 @@ from typing import Any
 from safetensors import safe_open
 
 from flag_rerank_integrations.errors import ModelLoadError
+from flag_rerank_integrations.families.weight_files import some
 
 __all__ = ["require_all_weights"]
-
-_SHOWN = 3
 
 
 def require_all_weights(model: Any, directory: Path, name: str) -> None:  # noqa: ANN401 - transformers' models share no typed base
@@ -35,9 +34,8 @@ def require_all_weights(model: Any, directory: Path, name: str) -> None:  # noqa
         # The names may only be older ones that transformers translates: it alone can tell, as it loads.
         missing = _missing_to_transformers(model, files[0].parent)
     if missing:
-        shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else "")
         msg = (
-            f"{name!r} lacks the weights {shown}: they would be random and every score meaningless. "
+            f"{name!r} lacks the weights {some(missing)}: they would be random and every score meaningless. "
             f"It is not a trained reranker (an embedding or base model, perhaps), or the file is incomplete."
         )
         raise ModelLoadError(msg)

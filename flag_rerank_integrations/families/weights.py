@@ -15,7 +15,7 @@ from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.errors import DeviceError, ModelLoadError
 from flag_rerank_integrations.families.checkpoint import Checkpoint
-from flag_rerank_integrations.families.loading import require_safetensors
+from flag_rerank_integrations.families.weight_files import check_weight_files
 
 __all__ = ["WeightFiles"]
 
@@ -34,7 +34,9 @@ class WeightFiles:
     """
 
     def __init__(self, checkpoint: Checkpoint, config: RerankConfig) -> None:
-        require_safetensors(checkpoint, config)
+        if not check_weight_files(checkpoint.path, config):
+            msg = f"{config.model!r} has its weights as a pickle; this family reads its layers from safetensors only."
+            raise ModelLoadError(msg)
         self._model = config.model
         self._path = checkpoint.path
         self._check_index()

@@ -99,6 +99,7 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
     revision: str | None = None
     cache_dir: str | None = None
     local_files_only: bool = False
+    allow_pickle: bool = False
     trust_remote_code: bool = False
     special_tokens: str = "plain"
     score_cache: int = 0
