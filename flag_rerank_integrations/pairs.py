@@ -35,4 +35,5 @@ class ScoredPairs:
     """Logits and what was cut, in the order of the pairs that were asked for."""
 
     logits: list[float]
-    truncated_tokens: list[int]
+    truncated_tokens: Sequence[int | None]
+    """None where whoever scored does not tell."""

@@ -35,8 +35,8 @@ def scores_of(scored: ScoredPairs, config: RerankConfig) -> list[float]:
 
 
 def rankings_of(
-    scored: ScoredPairs,
-    config: RerankConfig,
+    scores: Sequence[float],
+    truncated_tokens: Sequence[int | None],
     counts: Sequence[int],
     top_n: int | None,
     score_threshold: float | None,
@@ -44,25 +44,21 @@ def rankings_of(
     """Cut the scores of one call into one ranking for each request.
 
     Args:
-        scored: The logits of all requests, one after the other.
-        config: Says what a score is.
+        scores: The scores of all requests, one after the other.
+        truncated_tokens: What was cut of each passage; None where that is not known.
         counts: How many passages each request has.
         top_n: How many passages a ranking has at most.
         score_threshold: The least score in a ranking.
-
-    Raises:
-        RerankError: As `scores_of`.
     """
-    scores = scores_of(scored, config)
     rankings, first = [], 0
     for count in counts:
         part = slice(first, first + count)
-        rankings.append(_ranking(scores[part], scored.truncated_tokens[part], top_n, score_threshold))
+        rankings.append(_ranking(scores[part], truncated_tokens[part], top_n, score_threshold))
         first += count
     return rankings
 
 
-def _check_truncation(truncated_tokens: Sequence[int], config: RerankConfig) -> None:
+def _check_truncation(truncated_tokens: Sequence[int | None], config: RerankConfig) -> None:
     """Say once a call what was not read, or refuse it where that was asked for."""
     cut = [tokens for tokens in truncated_tokens if tokens]
     if not cut:
@@ -75,7 +71,7 @@ def _check_truncation(truncated_tokens: Sequence[int], config: RerankConfig) -> 
 
 
 def _ranking(
-    scores: Sequence[float], truncated: Sequence[int], top_n: int | None, score_threshold: float | None
+    scores: Sequence[float], truncated: Sequence[int | None], top_n: int | None, score_threshold: float | None
 ) -> list[RankedPassage]:
     """Sort by score, best first; Python's sort keeps the order of equal scores."""
     kept = [i for i, score in enumerate(scores) if score_threshold is None or score >= score_threshold]

@@ -15,9 +15,10 @@ class RankedPassage:
     """Position of the passage in the list that was ranked, from 0."""
     score: float
     """The model's logit, or its sigmoid where `normalize=True`."""
-    truncated_tokens: int = 0
+    truncated_tokens: int | None = 0
     """Tokens of the passage that did not fit and were not read. For a text too long
-    to be tokenized whole the part beyond the cap is estimated from its characters."""
+    to be tokenized whole the part beyond the cap is estimated from its characters.
+    None where it is not known: a server does not tell."""
 
 
 @dataclass(frozen=True, slots=True)

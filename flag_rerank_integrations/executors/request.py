@@ -21,7 +21,7 @@ class Request:
     on_progress: OnProgress | None = None
     future: Future[ScoredPairs] = field(default_factory=Future)
     logits: list[float] = field(init=False)
-    truncated_tokens: list[int] = field(init=False)
+    truncated_tokens: list[int | None] = field(init=False)
     missing: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -34,7 +34,7 @@ class Request:
         """Whether nobody waits for the answer: it was cancelled, or it has failed already."""
         return self.future.done()
 
-    def put(self, index: int, logit: float, truncated_tokens: int) -> None:
+    def put(self, index: int, logit: float, truncated_tokens: int | None) -> None:
         """Take the score of one pair."""
         self.logits[index], self.truncated_tokens[index] = logit, truncated_tokens
         self.missing -= 1
