@@ -53,6 +53,7 @@ class BaseReranker(ABC, Generic[Options]):
     """
 
     _options_type: ClassVar[type[Any]]
+    _started_word: ClassVar[str] = "loaded"
 
     def _init(self, config: Options) -> None:
         self._config = config
@@ -230,7 +231,8 @@ class BaseReranker(ABC, Generic[Options]):
 
     def __repr__(self) -> str:
         """Name the model, where it runs, and the state."""
-        state = "closed" if self._closed else "loaded" if self._executor is not None else "not loaded"
+        word = self._started_word
+        state = "closed" if self._closed else word if self._executor is not None else f"not {word}"
         return f"<{type(self).__name__} {self._place()}, {state}>"
 
     @abstractmethod

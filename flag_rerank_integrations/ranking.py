@@ -11,7 +11,7 @@ from flag_rerank_integrations.errors import InputError, WorkerError
 from flag_rerank_integrations.pairs import ScoredPairs
 from flag_rerank_integrations.results import RankedPassage
 
-__all__ = ["rankings_of", "scores_of"]
+__all__ = ["rankings_of", "scores_of", "sigmoid"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ def scores_of(scored: ScoredPairs, config: RerankConfig) -> list[float]:
                 f"Half precision may have overflowed: try dtype='float32'."
             )
             raise WorkerError(msg)
-    return [_sigmoid(logit) for logit in scored.logits] if config.normalize else scored.logits
+    return [sigmoid(logit) for logit in scored.logits] if config.normalize else scored.logits
 
 
 def rankings_of(
@@ -79,7 +79,7 @@ def _ranking(
     return [RankedPassage(i, scores[i], truncated[i]) for i in kept[:top_n]]
 
 
-def _sigmoid(logit: float) -> float:
+def sigmoid(logit: float) -> float:
     """Return 1 / (1 + exp(-logit)) in float64, without overflow."""
     if logit >= 0:
         return 1 / (1 + math.exp(-logit))

@@ -64,6 +64,10 @@ class RerankStats:
     load_seconds: dict[str, float] = field(default_factory=dict)
     """Where the start-up went: seconds by step ("imports", "tokenizer", "weights", ...)."""
     devices: tuple[DeviceStats, ...] = ()
+    requests: int = 0
+    """HTTP requests sent to a server, retries included."""
+    retries: int = 0
+    """Requests that were repeated because the server was busy or out of reach."""
 
 
 _ADDED = (
