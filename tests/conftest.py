@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from rerank_server import Serve, servers
 from tiny_models import TinyModels
+
+from flag_rerank_integrations import Reranker
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
     """Directories of small checkpoints by architecture, built when first asked for."""
     return TinyModels(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def local(tiny: TinyModels) -> Iterator[Reranker]:
+    """The model behind the rerank servers, in this process."""
+    with Reranker(tiny("bert"), device="cpu", max_length=64) as live:
+        yield live
+
+
+@pytest.fixture
+def serve(local: Reranker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """Starts rerank servers with `local` behind them; see `rerank_server`."""
+    with servers(local, monkeypatch) as start:
+        yield start

@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from flag_rerank_integrations import Reranker
+import pytest
+
+from flag_rerank_integrations import RemoteReranker, Reranker
 
 Json = Any
 KINDS = ("tei", "infinity", "vllm", "jina", "cohere")
@@ -229,6 +231,32 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: Any) -> None:
         """Be quiet."""
+
+
+Serve = Callable[..., RerankServer]
+
+
+@contextmanager
+def servers(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
+    """Starts servers when called with a kind and options, and stops them at the end."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    started: list[RerankServer] = []
+
+    def start(kind: str, **options: Any) -> RerankServer:
+        started.append(RerankServer(reranker, kind, **options))
+        started[-1].start()
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for server in started:
+            server.stop()
+
+
+def asking(server: RerankServer, **options: Any) -> RemoteReranker:
+    """A reranker that knows what it talks to."""
+    return RemoteReranker(server.url, **{"form": server.kind, "model": "tiny", **options})
 
 
 def status(code: int, body: Json = None, **headers: str) -> Callable[[Any], None]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from rerank_server import KINDS, RerankServer
-from tiny_models import TinyModels
+from rerank_server import KINDS, Serve, asking
 
 from flag_rerank_integrations import RankedPassage, RemoteReranker, Reranker
 from flag_rerank_integrations.errors import ConfigError, InputError
@@ -22,34 +20,6 @@ PASSAGES = [
 ]
 PAIRS = [(QUERY, passage) for passage in PASSAGES]
 GIVE_LOGITS = ("tei", "infinity", "vllm")
-Serve = Callable[..., RerankServer]
-
-
-@pytest.fixture(scope="module")
-def local(tiny: TinyModels) -> Iterator[Reranker]:
-    with Reranker(tiny("bert"), device="cpu", max_length=64) as live:
-        yield live
-
-
-@pytest.fixture
-def serve(local: Reranker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
-    """Starts servers."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    servers = []
-
-    def start(kind: str, **options: Any) -> RerankServer:
-        servers.append(RerankServer(local, kind, **options))
-        servers[-1].start()
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
-
-
-def asking(server: RerankServer, **options: Any) -> RemoteReranker:
-    """A reranker that knows what it talks to."""
-    return RemoteReranker(server.url, **{"form": server.kind, "model": "tiny", **options})
 
 
 def stated(kind: str) -> bool | None:

@@ -64,9 +64,13 @@ def _entry(entry: object, score_key: str) -> tuple[int, float]:
         _refuse("an entry has no index")
     if isinstance(score, bool) or not isinstance(score, int | float):
         _refuse(f"entry {index} has no number as its {score_key!r}")
+    try:
+        score = float(score)
+    except OverflowError:  # JSON bounds no integer
+        score = math.inf
     if not math.isfinite(score):
         _refuse(f"the score of passage {index} is {score}")
-    return index, float(score)
+    return index, score
 
 
 def _reason(value: object) -> str:

@@ -45,6 +45,7 @@ class _Asker(threading.Thread):
         self._config, self._key = config, key
         self._loop = asyncio.new_event_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._serving = self._loop.create_task(self._serve())
         self._stopping = False
         self._gate = threading.RLock()  # a finalizer may call `stop` at any point of this thread
         self.ready: Future[RemoteScorer] = Future()
@@ -64,9 +65,9 @@ class _Asker(threading.Thread):
     def stop(self) -> None:
         """Give up what is under way, and wait for the thread to end."""
         with self._gate:
-            self._stopping = True
-            with contextlib.suppress(RuntimeError):  # the loop has ended by itself
-                self._loop.call_soon_threadsafe(self._loop.stop)
+            if not self._stopping:
+                self._stopping = True
+                self._loop.call_soon_threadsafe(self._serving.cancel)
         if self.is_alive() and threading.current_thread() is not self:
             self.join(_STOP_SECONDS)
 
@@ -74,21 +75,18 @@ class _Asker(threading.Thread):
         """Be the thread."""
         # Neither asyncio.run nor a Runner: notebooks patch them to look for a loop that this thread does not have.
         asyncio.set_event_loop(self._loop)
-        serving = self._loop.create_task(self._serve())
         try:
-            self._loop.run_forever()
+            with contextlib.suppress(asyncio.CancelledError):
+                self._loop.run_until_complete(self._serving)
         finally:
-            for task in (*self._tasks, serving):
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*self._tasks, serving, return_exceptions=True))
-            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-            self._loop.run_until_complete(self._loop.shutdown_default_executor())
             with self._gate:
                 self._stopping = True
-                self._loop.close()
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+            self._loop.close()
 
     async def _serve(self) -> None:
-        """Keep the connections until cancelled."""
+        """Keep the connections until cancelled; what is under way then is cancelled first."""
         from flag_rerank_integrations.remote.discovery import discover
         from flag_rerank_integrations.remote.scorer import RemoteScorer
         from flag_rerank_integrations.remote.transport import Transport
@@ -98,10 +96,14 @@ class _Asker(threading.Thread):
                 endpoint = await self._in_time(discover(transport, self._config))
                 self._scorer = RemoteScorer(transport, endpoint, self._config)
                 self.ready.set_result(self._scorer)
-                await asyncio.Event().wait()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    for task in self._tasks:
+                        task.cancel()
+                    await asyncio.gather(*self._tasks, return_exceptions=True)
         except Exception as error:  # noqa: BLE001 - handed to whoever waits for the start
             self.ready.set_exception(_as_ours(error, self._config.url))
-            self._loop.stop()
 
     async def _in_time(self, discovering: Awaitable[Endpoint]) -> Endpoint:
         try:
