@@ -186,6 +186,7 @@ class RerankServer:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # one packet an answer: two would wait for an acknowledgement in between
     server_of: RerankServer
 
     def do_GET(self) -> None:
@@ -266,6 +267,7 @@ def status(code: int, body: Json = None, **headers: str) -> Callable[[Any], None
 
 def drop(handler: Any) -> None:
     """A fault: close the connection instead of an answer."""
+    handler.wfile.flush()
     handler.close_connection = True
     handler.connection.shutdown(2)
 
