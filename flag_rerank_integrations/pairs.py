@@ -75,6 +75,7 @@ class ScoredPairs:
     """Logits and what was cut, in the order of the pairs that were asked for."""
 
     logits: list[float]
-    truncated_tokens: list[int]
+    truncated_tokens: Sequence[int | None]
+    """None where whoever scored does not tell."""
     layers: list[int] | None = None
     """Where each score was read, if rankings pruned themselves: scores of different layers do not compare."""

@@ -11,7 +11,7 @@ from flag_rerank_integrations.pairs import ScoredPairs
 from flag_rerank_integrations.results import RankedPassage
 from flag_rerank_integrations.truncation import warn_of_truncation
 
-__all__ = ["rankings_of", "scores_by_layer", "scores_of"]
+__all__ = ["rankings_of", "scores_by_layer", "scores_of", "sigmoid"]
 
 
 def scores_of(scored: ScoredPairs, config: RerankConfig) -> list[float]:
@@ -28,7 +28,7 @@ def scores_of(scored: ScoredPairs, config: RerankConfig) -> list[float]:
                 f"Half precision may have overflowed: try dtype='float32'."
             )
             raise WorkerError(msg)
-    return [_sigmoid(logit) for logit in scored.logits] if config.normalize else scored.logits
+    return [sigmoid(logit) for logit in scored.logits] if config.normalize else scored.logits
 
 
 def scores_by_layer(scored: ScoredPairs, config: RerankConfig, layers: Sequence[int]) -> dict[int, list[float]]:
@@ -45,8 +45,8 @@ def scores_by_layer(scored: ScoredPairs, config: RerankConfig, layers: Sequence[
 
 
 def rankings_of(
+    scores: Sequence[float],
     scored: ScoredPairs,
-    config: RerankConfig,
     counts: Sequence[int],
     top_n: int | None,
     score_threshold: float | None,
@@ -54,16 +54,12 @@ def rankings_of(
     """Cut the scores of one call into one ranking for each request.
 
     Args:
-        scored: The logits of all requests, one after the other.
-        config: Says what a score is.
+        scores: The scores of all requests, one after the other.
+        scored: The answer they come from: what was cut of each passage, and how far it got.
         counts: How many passages each request has.
         top_n: How many passages a ranking has at most.
         score_threshold: The least score in a ranking.
-
-    Raises:
-        RerankError: As `scores_of`.
     """
-    scores = scores_of(scored, config)
     rankings, first = [], 0
     for count in counts:
         part = slice(first, first + count)
@@ -75,7 +71,7 @@ def rankings_of(
 
 def _ranking(
     scores: Sequence[float],
-    truncated: Sequence[int],
+    truncated: Sequence[int | None],
     layers: Sequence[int] | None,
     top_n: int | None,
     score_threshold: float | None,
@@ -89,7 +85,7 @@ def _ranking(
     return [RankedPassage(i, scores[i], truncated[i], layers[i]) for i in kept[:top_n]]
 
 
-def _sigmoid(logit: float) -> float:
+def sigmoid(logit: float) -> float:
     """Return 1 / (1 + exp(-logit)) in float64, without overflow."""
     if logit >= 0:
         return 1 / (1 + math.exp(-logit))

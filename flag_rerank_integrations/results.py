@@ -15,9 +15,10 @@ class RankedPassage:
     """Position of the passage in the list that was ranked, from 0."""
     score: float
     """The model's logit, or its sigmoid where `normalize=True`."""
-    truncated_tokens: int = 0
+    truncated_tokens: int | None = 0
     """Tokens of the passage that did not fit and were not read. For a text too long
-    to be tokenized whole the part beyond the cap is estimated from its characters."""
+    to be tokenized whole the part beyond the cap is estimated from its characters.
+    None where it is not known: a server does not tell."""
     layer: int | None = None
     """Where the score was read, in a ranking that prunes itself (`progressive`). Whoever got further ranks
     higher; scores of different layers do not compare."""
@@ -77,6 +78,10 @@ class RerankStats:
     load_seconds: dict[str, float] = field(default_factory=dict)
     """Where the start-up went: seconds by step ("imports", "tokenizer", "weights", ...)."""
     devices: tuple[DeviceStats, ...] = ()
+    requests: int = 0
+    """HTTP requests sent to a server, retries included."""
+    retries: int = 0
+    """Requests that were repeated because the server was busy or out of reach."""
 
 
 _ADDED = (

@@ -50,7 +50,7 @@ class TruncationCheck:
                 )
 
 
-def warn_of_truncation(truncated_tokens: Sequence[int], config: RerankConfig) -> None:
+def warn_of_truncation(truncated_tokens: Sequence[int | None], config: RerankConfig) -> None:
     """Say once a call what was not read, and which option would have it read."""
     cut = [tokens for tokens in truncated_tokens if tokens]
     if cut:

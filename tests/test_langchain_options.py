@@ -35,7 +35,7 @@ def test_fields_are_the_options_of_the_config() -> None:
         assert hints[option.name] == config_hints[option.name], option.name
     assert FlagRerankCompressor.model_fields["max_length"].default is DEFAULT_MAX_LENGTH
     own = FlagRerankCompressor.model_fields.keys() - {option.name for option in dataclasses.fields(RerankConfig)}
-    assert own == {"reranker", "top_n", "score_threshold", "score_key", "truncation_key"}
+    assert own == {"reranker", "remote", "top_n", "score_threshold", "score_key", "truncation_key"}
 
 
 def test_forms_are_settled_as_the_config_settles_them(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from flag_rerank_integrations.errors import ConfigError
 from flag_rerank_integrations.llama_index import FlagRerankPostprocessor
 
 OPTIONS = {option.name: option for option in dataclasses.fields(RerankConfig)}
-LIVE = {"reranker", "callback_manager"}
+LIVE = {"reranker", "callback_manager", "remote"}  # `remote` excludes the options; test_remote_wrappers.py has it
 
 # A value other than the default for every field; the options that accept no other for now keep theirs.
 OTHER: dict[str, Any] = {
@@ -94,7 +94,7 @@ def test_every_option_is_a_field_of_the_same_type_and_default() -> None:
     fields = FlagRerankPostprocessor.model_fields
     ours, theirs = typing.get_type_hints(FlagRerankPostprocessor), typing.get_type_hints(RerankConfig)
     assert set(fields) - set(OPTIONS) == {
-        *("reranker", "top_n", "score_threshold", "score_key", "metadata_mode", "keep_retrieval_score"),
+        *("reranker", "remote", "top_n", "score_threshold", "score_key", "metadata_mode", "keep_retrieval_score"),
         "callback_manager",
     }
     assert {name: fields[name].default for name in OPTIONS} == {name: o.default for name, o in OPTIONS.items()}
@@ -126,7 +126,7 @@ def test_all_fields_survive_together(way: Callable[[Any], FlagRerankPostprocesso
 def test_the_dict_is_plain_json_of_every_field() -> None:
     stored = FlagRerankPostprocessor(**OTHER).to_dict()
     plain = {"metadata_mode": "llm", "device": ["cpu", "cuda:1"], "compress_layers": [8, 16]}
-    plain |= {"progressive": [[8, 0.5], [20, 0.25]]}
+    plain |= {"progressive": [[8, 0.5], [20, 0.25]], "remote": None}
     assert stored == {**OTHER, **plain, "class_name": "FlagRerankPostprocessor"}
     assert {type(value) for value in stored.values()} == {str, int, float, bool, list, type(None)}
     assert FlagRerankPostprocessor.class_name() == "FlagRerankPostprocessor"
@@ -240,7 +240,7 @@ def test_what_cannot_rank_is_refused(wrong: object) -> None:
         FlagRerankPostprocessor(reranker=wrong)
 
 
-@pytest.mark.parametrize("field", sorted({*OPTIONS, "reranker"}))
+@pytest.mark.parametrize("field", sorted({*OPTIONS, "reranker", "remote"}))
 def test_fields_that_describe_the_model_are_fixed(field: str) -> None:
     postprocessor = FlagRerankPostprocessor()
     before = getattr(postprocessor, field)

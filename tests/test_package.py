@@ -17,7 +17,16 @@ import flag_rerank_integrations
 from flag_rerank_integrations import errors
 
 PUBLIC = {
-    "flag_rerank_integrations": ["RankedPassage", "RerankConfig", "RerankStats", "Reranker", "__version__"],
+    "flag_rerank_integrations": [
+        "RankedPassage",
+        "RemoteConfig",
+        "RemoteReranker",
+        "RerankConfig",
+        "RerankStats",
+        "Reranker",
+        "__version__",
+    ],
+    "flag_rerank_integrations.remote": ["RemoteConfig", "RemoteReranker"],
     "flag_rerank_integrations.langchain": [
         "FlagCrossEncoder",
         "FlagRerankCompressor",
@@ -45,6 +54,7 @@ LIGHT = {
     "flag_rerank_integrations.config": (*HEAVY, *FRAMEWORKS, "numpy"),
     "flag_rerank_integrations.errors": (*HEAVY, *FRAMEWORKS, "numpy"),
     "flag_rerank_integrations.results": (*HEAVY, *FRAMEWORKS, "numpy"),
+    "flag_rerank_integrations.remote": (*HEAVY, *FRAMEWORKS, "numpy", "pydantic", "httpx", "tokenizers"),
     "flag_rerank_integrations.wrapping": (*HEAVY, *FRAMEWORKS, "numpy", "pydantic"),
     "flag_rerank_integrations.cli": (*HEAVY, *FRAMEWORKS),
     "flag_rerank_integrations.langchain": (*HEAVY, "llama_index.core"),

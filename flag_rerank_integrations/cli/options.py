@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 from flag_rerank_integrations.config import RerankConfig
 
-__all__ = ["Commands", "add_model_options", "as_typed", "config_from", "count_or_auto"]
+__all__ = ["MODEL_OPTIONS", "Commands", "add_model_options", "as_typed", "config_from", "count_or_auto"]
 
 
 class Commands(Protocol):
@@ -55,15 +55,19 @@ _FLAGS: Final[dict[str, str]] = {
     "trust-remote-code": "let code that comes with a checkpoint run",
 }
 
+MODEL_OPTIONS: Final = ("model", *(name.replace("-", "_") for name in (*_TEXT, *_NUMBERS, *_FLAGS)))
+"""Names of the options of `RerankConfig`, as attributes of what is parsed."""
+
 
 def add_model_options(parser: argparse.ArgumentParser, default_model: str) -> None:
     """Add the options of `RerankConfig` that make sense on a command line; only those given are set."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
-        default=default_model,
-        help='a directory, a hub id, or "quickstart", the model of the extra of that name (default: %(default)s)',
+        default=argparse.SUPPRESS,
+        help=f'a directory, a hub id, or "quickstart", the model of the extra of that name (default: {default_model})',
     )
+    parser.set_defaults(default_model=default_model)
     for name, text in _TEXT.items():
         group.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar=_metavar(name), help=text)
     for name, (kind, text) in _NUMBERS.items():
@@ -78,9 +82,8 @@ def config_from(arguments: argparse.Namespace, **more: Any) -> RerankConfig:  # 
     Raises:
         ConfigError: An option has a wrong value.
     """
-    names = ["model", *(name.replace("-", "_") for name in (*_TEXT, *_NUMBERS, *_FLAGS))]
-    given = {name: getattr(arguments, name) for name in names if hasattr(arguments, name)}
-    return RerankConfig.from_dict({**given, **more})
+    given = {name: getattr(arguments, name) for name in MODEL_OPTIONS if hasattr(arguments, name)}
+    return RerankConfig.from_dict({"model": arguments.default_model, **given, **more})
 
 
 def as_typed(text: str) -> str:

@@ -11,8 +11,10 @@ from typing import Final
 from flag_rerank_integrations.cli import output, passages
 from flag_rerank_integrations.cli.options import Commands, add_model_options, as_typed, config_from
 from flag_rerank_integrations.cli.passages import Passage
+from flag_rerank_integrations.cli.remote import add_remote_options, remote_config_from
 from flag_rerank_integrations.config import DEFAULT_MODEL
 from flag_rerank_integrations.errors import ConfigError, InputError
+from flag_rerank_integrations.reranker_source import made_from
 from flag_rerank_integrations.results import RankedPassage
 
 __all__ = ["add_command"]
@@ -27,11 +29,13 @@ string or an object whose text is under {", ".join(map(repr, passages.TEXT_KEYS)
 be an object with a "query" of its own, and the passages of each query are ranked among themselves."""
 _EPILOG: Final = """\
 With --json every line of output is one object: rank (from 1), score, index (from 0, among the passages
-read), line (from 1), truncated_tokens, text, and record (the object that was read) or query where there is one.
+read), line (from 1), truncated_tokens (null where a server scored), text, and record (the object that was
+read) or query where there is one.
 
 examples:
   flag-rerank rank -q "how many people live in Berlin?" passages.txt --model quickstart
   flag-rerank rank -q "什么是大熊猫?" passages.txt --device cuda:1 --top-n 5
+  flag-rerank rank -q "what is a panda?" passages.txt --url http://localhost:8080
   jq -c '.hits[]' answer.json | flag-rerank rank -q "..." --json | jq -r .record.id"""
 _LONG_WORK: Final = 64  # pairs; anything shorter is over before a bar helps
 _NUMBERS_WIDTH: Final = 16
@@ -68,10 +72,11 @@ def add_command(commands: Commands, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--encoding", default="utf-8", help="the input's encoding (default: %(default)s)")
     add_model_options(parser, DEFAULT_MODEL)
+    add_remote_options(parser)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config = config_from(arguments)
+    config = remote_config_from(arguments) or config_from(arguments)
     _check_limits(arguments.top_n, arguments.threshold)
     if arguments.file == passages.STDIN and output.is_terminal(sys.stdin):
         output.complain("reading passages from the keyboard, one a line; Ctrl-D ends")
@@ -81,10 +86,8 @@ def _run(arguments: argparse.Namespace) -> int:
         output.complain("there are no passages to rank")
         return 0
     groups = _by_query(found, None if arguments.query is None else as_typed(arguments.query))
-    from flag_rerank_integrations.reranker import Reranker
-
     watched = output.is_terminal(sys.stderr) and len(found) >= _LONG_WORK
-    with Reranker.from_config(config.replace(progress=watched)) as reranker:
+    with made_from(config.replace(progress=watched)) as reranker:
         requests = [(query, [found[index].text for index in indices]) for query, indices in groups.items()]
         rankings = reranker.rank_many(requests, arguments.top_n, arguments.threshold)
     write = _write_json if arguments.json else _write_table

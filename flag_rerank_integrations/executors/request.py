@@ -22,7 +22,7 @@ class Request:
     future: Future[ScoredPairs] = field(default_factory=Future)
     task: Task = SCORE
     logits: list[float] = field(init=False)
-    truncated_tokens: list[int] = field(init=False)
+    truncated_tokens: list[int | None] = field(init=False)
     layers: list[int] = field(init=False)
     missing: int = field(init=False)
 
@@ -36,7 +36,7 @@ class Request:
         """Whether nobody waits for the answer: it was cancelled, or it has failed already."""
         return self.future.done()
 
-    def put(self, index: int, logit: float, truncated_tokens: int, layer: int = 0) -> None:
+    def put(self, index: int, logit: float, truncated_tokens: int | None, layer: int = 0) -> None:
         """Take one score."""
         self.logits[index], self.truncated_tokens[index], self.layers[index] = logit, truncated_tokens, layer
         self.missing -= 1

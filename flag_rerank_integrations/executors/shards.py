@@ -21,7 +21,7 @@ _SHARDS_PER_WORKER: Final = 4
 _LEAST_CHARACTERS: Final = 8_000
 # A pair costs its own length and a little for being there.
 _COST_OF_A_PAIR: Final = 16
-_Number = TypeVar("_Number", int, float)
+_Value = TypeVar("_Value")
 
 
 @dataclass(eq=False, slots=True)
@@ -107,7 +107,7 @@ def parts_of(answer: ScoredPairs, counts: Sequence[int]) -> Iterator[ScoredPairs
     total = sum(counts)
     starts = range(0, len(answer.logits), total)
 
-    def part(values: list[_Number], first: int, count: int) -> list[_Number]:
+    def part(values: Sequence[_Value], first: int, count: int) -> list[_Value]:
         return [value for start in starts for value in values[start + first : start + first + count]]
 
     for count, end in zip(counts, accumulate(counts), strict=True):

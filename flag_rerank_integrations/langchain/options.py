@@ -9,24 +9,29 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
     PrivateAttr,
     SerializerFunctionWrapHandler,
     ValidationError,
+    WithJsonSchema,
     model_serializer,
 )
 from pydantic.json_schema import SkipJsonSchema
 from typing_extensions import Self
 
-from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, DEFAULT_MODEL, RerankConfig
+from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, DEFAULT_MODEL
 from flag_rerank_integrations.errors import ConfigError
+from flag_rerank_integrations.remote.config import RemoteConfig
+from flag_rerank_integrations.reranker_source import Config, RerankerLike, RerankerSource
 from flag_rerank_integrations.wrapping import (
     FIXED,
-    OPTIONS,
-    RerankerLike,
-    RerankerSource,
     check_settable,
+    check_storable,
+    dropped_by,
     plain_error,
     settle_fields,
+    stored_fields,
+    stored_remote,
 )
 
 __all__ = ["RerankerOptions", "check_limit"]
@@ -40,9 +45,11 @@ class RerankerOptions(BaseModel):
     changed copy. No model is loaded before it is needed.
 
     Args:
-        reranker: A live `Reranker`, or anything with those of its methods that are used here, to
-            share instead of loading a model. It excludes the other options: they show what its own config says. It is
-            never closed from here, and never part of JSON.
+        reranker: A live `Reranker` or `RemoteReranker`, or anything with those of its methods that
+            are used here, to share instead of loading a model. It excludes the other options: they show what its own
+            config says. It is never closed from here; JSON holds its config, not the object.
+        remote: The options of a `RemoteReranker` (a `RemoteConfig`, or a mapping such as
+            {"url": ...}), to ask a server instead of loading a model; its API key is not part of JSON.
 
     Raises:
         ConfigError: An option has a wrong value, or stands beside `reranker`. Where pydantic
@@ -83,6 +90,7 @@ class RerankerOptions(BaseModel):
     score_cache: int = 0
     progress: bool = False
     timeout: float | None = None
+    remote: Annotated[Any, PlainSerializer(stored_remote), WithJsonSchema({"type": ["object", "null"]})] = None
     reranker: Annotated[Any, SkipJsonSchema()] = Field(default=None, exclude=True)
 
     _verbs: ClassVar[tuple[str, ...]] = ("rank", "arank")  # what a shared reranker must have
@@ -99,7 +107,7 @@ class RerankerOptions(BaseModel):
             self._source = RerankerSource(config, self.reranker)
 
     @property
-    def config(self) -> RerankConfig | None:
+    def config(self) -> Config | None:
         """The options as one validated object; None where a shared reranker does not tell."""
         return self._source.config
 
@@ -120,7 +128,7 @@ class RerankerOptions(BaseModel):
         changes = dict(update or {})
         if changes.keys() & FIXED:
             settings = {name: getattr(self, name) for name in self.model_fields_set}
-            dropped = OPTIONS if changes.get("reranker") is not None else {"reranker"}
+            dropped = dropped_by(changes)
             kept = {name: value for name, value in settings.items() if name not in dropped}
             return type(self)(**{**kept, **changes})
         copied = super().model_copy(deep=deep)
@@ -144,17 +152,34 @@ class RerankerOptions(BaseModel):
         """Compare settings, not loaded models: a pickled copy equals its original."""
         if type(self) is not type(other) or not isinstance(other, RerankerOptions):
             return NotImplemented
-        return self.model_dump() == other.model_dump() and self.config == other.config
+        ours, theirs = ({**vars(settings), "reranker": None} for settings in (self, other))
+        same_source = self.config == other.config if self.config is not None else self.reranker == other.reranker
+        return ours == theirs and same_source
 
     __hash__ = None  # type: ignore[assignment]  # mutable, as every model of pydantic's
 
     @model_serializer(mode="wrap")
     def _serialize(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave a default `max_length` unsaid: read back as a number, it would no longer adapt to the model."""
+        check_storable(self._source)
         settings: dict[str, Any] = handler(self)
         if self.max_length is DEFAULT_MAX_LENGTH:
             settings.pop("max_length", None)
-        return settings
+        return stored_fields(settings)
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:  # noqa: ANN401 - pydantic's own
+        """Return the settings as a mapping, without live objects and keys.
+
+        Raises:
+            ConfigError: A shared reranker does not tell what could be loaded in its place.
+        """
+        check_storable(self._source)
+        return super().model_dump(**options)
+
+    def model_dump_json(self, **options: Any) -> str:  # noqa: ANN401 - pydantic's own
+        """Return the settings as JSON; see `model_dump`."""
+        check_storable(self._source)
+        return super().model_dump_json(**options)
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         """Show what differs from the defaults: two dozen fields say little at a glance."""
@@ -167,6 +192,8 @@ class RerankerOptions(BaseModel):
         """Say in a trace what scores here."""
         if self.config is None:
             return {"reranker": self._source.model_name}
+        if isinstance(self.config, RemoteConfig):
+            return {"reranker": "RemoteReranker", "url": self.config.url, "model": self.config.model}
         return {"model": self.model, "device": self.device}
 
     def _reranker(self) -> RerankerLike:

@@ -1,12 +1,31 @@
-"""Copies of LlamaIndex nodes: what happens to a copy does not reach the original."""
+"""LlamaIndex nodes: what may come in, and copies whose changes do not reach the original."""
 
 from __future__ import annotations
 
-from llama_index.core.schema import BaseNode, MediaResource
+from collections.abc import Sequence
 
+from llama_index.core.schema import BaseNode, MediaResource, NodeWithScore, QueryBundle
+
+from flag_rerank_integrations.errors import InputError
 from flag_rerank_integrations.wrapping import copied_metadata
 
-__all__ = ["copy_node", "write_hidden"]
+__all__ = ["checked_call", "copy_node", "write_hidden"]
+
+
+def checked_call(nodes: Sequence[NodeWithScore], query_bundle: QueryBundle | None) -> tuple[str, list[NodeWithScore]]:
+    """Return the query and the nodes, or say what is wrong with them, before any event is sent."""
+    if query_bundle is None:
+        msg = "Missing query bundle in extra info."
+        raise ValueError(msg)
+    if not isinstance(query_bundle, QueryBundle):
+        msg = f"query_bundle must be a QueryBundle, not {type(query_bundle).__name__}; a string goes in query_str=."
+        raise InputError(msg)
+    items = list(nodes)
+    for position, item in enumerate(items):
+        if not isinstance(item, NodeWithScore):
+            msg = f"nodes[{position}] must be a NodeWithScore, not {type(item).__name__}."
+            raise InputError(msg)
+    return query_bundle.query_str, items
 
 
 def copy_node(node: BaseNode) -> BaseNode:

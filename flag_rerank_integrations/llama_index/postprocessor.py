@@ -6,26 +6,42 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
-from pydantic import ConfigDict, Field, PrivateAttr, StrictBool, StrictInt, StrictStr, ValidationError, field_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PrivateAttr,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_serializer,
+)
 from typing_extensions import Self
 
-from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, DEFAULT_MODEL, RerankConfig
-from flag_rerank_integrations.errors import ConfigError, InputError
+from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, DEFAULT_MODEL
 from flag_rerank_integrations.llama_index.events import dispatcher, reranking
-from flag_rerank_integrations.llama_index.nodes import copy_node, write_hidden
+from flag_rerank_integrations.llama_index.nodes import checked_call, copy_node, write_hidden
+from flag_rerank_integrations.reranker_source import Config, RerankerLike, RerankerSource
 from flag_rerank_integrations.results import RankedPassage
 from flag_rerank_integrations.wrapping import (
     FIXED,
     OPTIONS,
-    RerankerLike,
-    RerankerSource,
     check_settable,
+    check_storable,
+    dropped_by,
     plain_error,
     settle_fields,
+    stored_fields,
+    stored_remote,
 )
 
 __all__ = ["FlagRerankPostprocessor"]
@@ -49,8 +65,10 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
     `warm_up`. Pickling and deep copies carry the settings only and load a model of their own.
 
     Args:
-        reranker: A live `Reranker`, or anything with its `rank` and `arank`, to share one loaded
-            model; no model option may stand beside it. It is never closed from here.
+        reranker: A live `Reranker` or `RemoteReranker`, or anything with its `rank` and `arank`, to
+            share one loaded model; no model option may stand beside it. It is never closed from here.
+        remote: The options of a `RemoteReranker` (a `RemoteConfig`, or a mapping such as
+            {"url": ...}), to ask a server instead of loading a model; its API key is not part of JSON.
         top_n: Most nodes to return; None is all.
         score_threshold: Least score of a node that is returned; it applies before `top_n`.
         score_key: A metadata key under which to write the score as well, hidden from the text of
@@ -67,6 +85,7 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
     reranker: Any = Field(default=None, exclude=True, repr=False)
+    remote: Annotated[Any, PlainSerializer(stored_remote), WithJsonSchema({"type": ["object", "null"]})] = None
     top_n: StrictInt | None = Field(default=None, ge=0)
     score_threshold: float | None = Field(default=None, strict=True, allow_inf_nan=False)
     score_key: StrictStr | None = Field(default=None, min_length=1)
@@ -134,7 +153,7 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
         return "FlagRerankPostprocessor"
 
     @property
-    def config(self) -> RerankConfig | None:
+    def config(self) -> Config | None:
         """The model options as one validated object; None where a shared reranker does not tell."""
         return self._source.config
 
@@ -153,7 +172,7 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        query, items = _checked_call(nodes, query_bundle)
+        query, items = checked_call(nodes, query_bundle)
         with self._reranking(query, items) as output:
             texts = self._texts(items)
             ranking: Sequence[RankedPassage] = []
@@ -166,7 +185,7 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
     async def _apostprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        query, items = _checked_call(nodes, query_bundle)
+        query, items = checked_call(nodes, query_bundle)
         with self._reranking(query, items) as output:
             texts = self._texts(items)
             ranking: Sequence[RankedPassage] = []
@@ -214,13 +233,23 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
         return reranking(self.callback_manager, query, items, self.top_n, self._source.model_name)
 
     def to_dict(self, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - pydantic's own arguments
-        """Return every field but the live objects, as plain JSON values.
+        """Return the fields but for live objects and keys, as plain JSON values.
 
         Raises:
             ConfigError: A shared reranker does not tell what could be loaded in its place.
         """
-        self._check_storable()
+        check_storable(self._source)
         return super().to_dict(**{"mode": "json", **kwargs})
+
+    @model_serializer(mode="wrap")
+    def custom_model_dump(
+        self,
+        handler: SerializerFunctionWrapHandler,
+        info: SerializationInfo,  # noqa: ARG002 - the base class has it
+    ) -> dict[str, Any]:
+        """Say what the base class says, and of a server nothing that only a model here has."""
+        check_storable(self._source)
+        return {**stored_fields(handler(self)), "class_name": self.class_name()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], **kwargs: Any) -> Self:  # noqa: ANN401 - any field's value
@@ -239,8 +268,7 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
             for name, value in changes.items():
                 setattr(copied, name, value)
             return copied
-        left_out = OPTIONS if changes.get("reranker") is not None else frozenset[str]()
-        return type(self)(**{**copy.deepcopy(self._settings(left_out)), **changes})
+        return type(self)(**{**copy.deepcopy(self._settings(dropped_by(changes))), **changes})
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
         """Return a postprocessor with the same settings and a model of its own."""
@@ -264,35 +292,13 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
 
     def _settings(self, left_out: frozenset[str] = frozenset()) -> dict[str, Any]:
         """Return the fields that were set, without live objects."""
-        if not left_out:
-            self._check_storable()
+        if not left_out >= OPTIONS:
+            check_storable(self._source)
         fields = type(self).model_fields
         names = self.model_fields_set - left_out
         return {name: getattr(self, name) for name in names if not fields[name].exclude}
-
-    def _check_storable(self) -> None:
-        if self.config is None:
-            name = self._source.model_name
-            msg = f"The shared {name} has no RerankConfig as its `config`: a copy would not know which model to load."
-            raise ConfigError(msg)
 
 
 def _restore(kind: type[FlagRerankPostprocessor], settings: dict[str, Any]) -> FlagRerankPostprocessor:
     """Unpickle."""
     return kind(**settings)
-
-
-def _checked_call(nodes: Sequence[NodeWithScore], query_bundle: QueryBundle | None) -> tuple[str, list[NodeWithScore]]:
-    """Return the query and the nodes, or say what is wrong with them, before any event is sent."""
-    if query_bundle is None:
-        msg = "Missing query bundle in extra info."
-        raise ValueError(msg)
-    if not isinstance(query_bundle, QueryBundle):
-        msg = f"query_bundle must be a QueryBundle, not {type(query_bundle).__name__}; a string goes in query_str=."
-        raise InputError(msg)
-    items = list(nodes)
-    for position, item in enumerate(items):
-        if not isinstance(item, NodeWithScore):
-            msg = f"nodes[{position}] must be a NodeWithScore, not {type(item).__name__}."
-            raise InputError(msg)
-    return query_bundle.query_str, items
