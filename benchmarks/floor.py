@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Gemm", "Work", "work"]
+__all__ = ["Gemm", "Rate", "Work", "work"]
 
 _TOKENS: Final = 2048
 _TRIES: Final = 3
@@ -86,6 +86,20 @@ class _Sizes:
         return 4 * self.width * length
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How fast matrix products are."""
+
+    wall: float
+    """Operations per second."""
+    cpu: float
+    """Operations per CPU second of all threads together."""
+
+    def mean(self, other: Rate) -> Rate:
+        """Return the rate half way to another."""
+        return Rate((self.wall + other.wall) / 2, (self.cpu + other.cpu) / 2)
+
+
 class Gemm:
     """Measures the rate of float32 matrix products, in the shapes of a model's own linear layers.
 
@@ -108,17 +122,20 @@ class Gemm:
         ]
         self.rate()
 
-    def rate(self) -> float:
-        """Return operations per second."""
-        return max(self._one_rate(*product) for product in self._products)
+    def rate(self) -> Rate:
+        """Measure once."""
+        rates = [self._one_rate(*product) for product in self._products]
+        return Rate(max(rate.wall for rate in rates), max(rate.cpu for rate in rates))
 
     @staticmethod
-    def _one_rate(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> float:
+    def _one_rate(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> Rate:
         import torch
 
-        seconds = []
+        walls, cpus = [], []
         for _ in range(_TRIES):
-            start = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             torch.mm(left, right, out=out)
-            seconds.append(time.perf_counter() - start)
-        return 2 * left.shape[0] * left.shape[1] * right.shape[1] / min(seconds)
+            walls.append(time.perf_counter() - wall)
+            cpus.append(time.process_time() - cpu)
+        operations = 2 * left.shape[0] * left.shape[1] * right.shape[1]
+        return Rate(operations / min(walls), operations / min(cpus))

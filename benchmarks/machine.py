@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import platform
 from pathlib import Path
 
-__all__ = ["describe", "limit_threads", "peak_memory"]
+__all__ = ["describe", "forget_peak", "held_memory", "limit_threads", "peak_memory"]
 
 
 def limit_threads(threads: int | None) -> int:
@@ -59,6 +60,18 @@ def peak_memory() -> int:
 
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if platform.system() == "Darwin" else used * 1024
+
+
+def held_memory() -> int:
+    """Return the memory this process holds now, in bytes; 0 where the kernel does not tell."""
+    held = _field("/proc/self/status", "VmRSS")
+    return int(held.split()[0]) * 1024 if held else 0
+
+
+def forget_peak() -> None:
+    """Let `peak_memory` count from now on, where the kernel can."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _field(path: str, name: str) -> str:

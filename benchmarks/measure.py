@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final
 
-from benchmarks.floor import Gemm
+from benchmarks.floor import Gemm, Rate
 from benchmarks.systems import Ours, System, said
 from benchmarks.workloads import Request
 
@@ -46,8 +46,8 @@ class Series:
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     """CPU seconds of all threads of the process."""
-    gemm: list[float] = field(default_factory=list)
-    """Operations per second: the mean of the probes just before and just after each run."""
+    gemm: list[Rate] = field(default_factory=list)
+    """The mean of the probes just before and just after each run."""
     scores: list[float] = field(default_factory=list)
     computed_tokens: int = 0
     """Token positions of one run, padding and repeated batches included."""
@@ -55,7 +55,11 @@ class Series:
 
     def floor_share(self, operations: int) -> float:
         """Return the median, over the runs, of the least time possible over the time taken."""
-        return median(operations / rate / wall for rate, wall in zip(self.gemm, self.wall, strict=True))
+        return median(operations / rate.wall / wall for rate, wall in zip(self.gemm, self.wall, strict=True))
+
+    def cpu_floor_share(self, operations: int) -> float:
+        """Return the same in CPU seconds, which other programs on the machine disturb less."""
+        return median(operations / rate.cpu / cpu for rate, cpu in zip(self.gemm, self.cpu, strict=True))
 
 
 def measure(
@@ -79,11 +83,12 @@ def measure(
         names = [name for name in systems if not found[name].failure]
         turn = rounds % max(1, len(names))
         for name in names[turn:] + names[:turn]:
+            time.sleep(_SETTLE_SECONDS)
             _run(systems[name], requests, found[name], vocabulary)
             time.sleep(_SETTLE_SECONDS)
             before, rate = rate, gemm.rate()
             if not found[name].failure:
-                found[name].gemm.append((before + rate) / 2)
+                found[name].gemm.append(before.mean(rate))
         rounds += 1
     return found
 

@@ -5,15 +5,25 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 __all__ = ["Peak", "peak_of"]
 
-Peak = tuple[int, int]
-"""Bytes at most, and bytes before the first pair was scored."""
-
 _LIMIT_SECONDS: Final = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """Bytes of one process."""
+
+    total: int
+    """Most held at any time."""
+    loaded: int
+    """Held when the model was loaded."""
+    scoring: int
+    """Most held while scoring, beyond `loaded`."""
 
 
 def peak_of(system: str, model: str, workload: str, threads: int) -> Peak | str:
@@ -30,8 +40,7 @@ def peak_of(system: str, model: str, workload: str, threads: int) -> Peak | str:
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return f"exit status {done.returncode}: {last[:200]}"
-    peak, loaded = json.loads(done.stdout.strip().splitlines()[-1])
-    return peak, loaded
+    return Peak(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
 def main() -> None:
@@ -46,9 +55,11 @@ def main() -> None:
     model = models.locate(model_name)
     requests = workloads.parse(workload).requests(tokenizer_of(model))
     loaded_system = systems.load(system, model)
-    loaded = machine.peak_memory()
+    at_load, loaded = machine.peak_memory(), machine.held_memory()
+    machine.forget_peak()
     loaded_system.score(requests)
-    print(json.dumps([machine.peak_memory(), loaded]))
+    peak = machine.peak_memory()
+    print(json.dumps(asdict(Peak(max(at_load, peak), loaded, max(0, peak - loaded)))))
 
 
 if __name__ == "__main__":

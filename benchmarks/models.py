@@ -79,6 +79,8 @@ _SHAPES: Final = {
     "encoder-small": _encoder(384, 6, 12),
     "encoder-base": _encoder(768, 12, 12),
     "causal-toy": Shape("gemma", causal=True, options=_GEMMA),
+    # Not part of the comparison: it shows what the vocabulary costs.
+    "causal-toy-32k": Shape("gemma", causal=True, options={**_GEMMA, "vocab_size": 32_000}),
 }
 _QUICKSTART: Final = {
     "hidden_size": 384,
@@ -87,14 +89,14 @@ _QUICKSTART: Final = {
     "num_attention_heads": 12,
     "vocab_size": 30_522,
 }
-MODELS: Final = (*_SHAPES, "quickstart")
+MODELS: Final = ("encoder-small", "encoder-base", "causal-toy", "quickstart")
 
 
 def locate(name: str) -> BenchModel:
     """Return a model by name, built at first use, or the checkpoint in a directory.
 
     Args:
-        name: One of `MODELS`, or a directory with a checkpoint.
+        name: A model of this file, or a directory with a checkpoint.
 
     Raises:
         FileNotFoundError: It is neither, or the directory has no config.json.

@@ -42,8 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows.append(row)
             report.write(options.out, head, rows)
     print(report.table(rows))
-    for ratio in report.best_peers(rows):
-        print(f"{ratio['model']} {ratio['workload']}: times faster than {ratio['times_faster']}")
+    for ratio in report.ratios(rows):
+        faster = ", ".join(f"{name} {times}" for name, times in ratio["times_faster"].items())
+        print(f"{ratio['model']} {ratio['workload']}, times faster than: {faster}")
     print(f"\nWritten to {options.out}")
 
 
@@ -143,7 +144,7 @@ def _add_memory(rows: list[Row], model: str, workload: str, threads: int) -> Non
         if isinstance(peak, str):
             print(f"{row.system}: no peak memory: {peak}", file=sys.stderr)
         else:
-            row.peak_memory, row.loaded_memory = peak
+            row.peak_memory, row.scoring_memory = peak.total, peak.scoring
 
 
 if __name__ == "__main__":

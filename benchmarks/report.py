@@ -13,7 +13,7 @@ from benchmarks.floor import Work
 from benchmarks.measure import Series
 from benchmarks.systems import BASELINE, OURS
 
-__all__ = ["Row", "best_peers", "row_of", "table", "write"]
+__all__ = ["Row", "ratios", "row_of", "table", "write"]
 
 
 @dataclass(slots=True)
@@ -39,16 +39,18 @@ class Row:
     """Median over runs, of all threads."""
     floor_share: float | None = None
     """Least time possible, by a plain forward pass's operations, over the time taken."""
+    cpu_floor_share: float | None = None
+    """The same in CPU seconds: steadier than `floor_share` on a machine that is busy with other things."""
     reduced_floor_share: float | None = None
-    """The same by the fewer operations that scoring one token of the last layer needs."""
+    """`floor_share` by the fewer operations that scoring one token of the last layer needs."""
     gemm_gflops: float | None = None
     computed_per_real_token: float | None = None
     score_difference: float | None = None
     """Largest, to plain transformers pair by pair; of logits."""
     peak_memory: int | None = None
     """Bytes, of a process of its own."""
-    loaded_memory: int | None = None
-    """The same before the first pair was scored."""
+    scoring_memory: int | None = None
+    """Its growth from when the model was loaded to the peak while scoring."""
 
 
 def row_of(row: Row, series: Series, reference: Sequence[float], operations: Work) -> Row:
@@ -69,8 +71,9 @@ def row_of(row: Row, series: Series, reference: Sequence[float], operations: Wor
     row.pairs_per_second = row.pairs / row.seconds
     row.cpu_seconds = median(series.cpu)
     row.floor_share = series.floor_share(operations.full)
+    row.cpu_floor_share = series.cpu_floor_share(operations.full)
     row.reduced_floor_share = series.floor_share(operations.reduced)
-    row.gemm_gflops = median(series.gemm) / 1e9
+    row.gemm_gflops = median(rate.wall for rate in series.gemm) / 1e9
     row.computed_per_real_token = series.computed_tokens / row.real_tokens if series.computed_tokens else None
     if reference:
         row.score_difference = max(
@@ -83,6 +86,7 @@ _COLUMNS: Final = (
     ("pairs/s", "pairs_per_second", "{:.1f}"),
     ("CPU s", "cpu_seconds", "{:.3g}"),
     ("floor", "floor_share", "{:.2f}"),
+    ("CPU floor", "cpu_floor_share", "{:.2f}"),
     ("computed/real", "computed_per_real_token", "{:.2f}"),
     ("peak MiB", "peak_memory", "{:.0f}"),
     ("score diff.", "score_difference", "{:.1e}"),
@@ -116,26 +120,30 @@ def _cells(row: Row) -> list[str]:
     return [row.model, row.workload, row.system, *texts]
 
 
-def best_peers(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """Say, for each model and workload, how much faster this package is than each peer and the best of them."""
-    groups: dict[tuple[str, str], dict[str, float]] = {}
+def ratios(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """Say, for each model and workload, how much faster this package is than each peer, the best of them named."""
+    groups: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
-        if row.pairs_per_second:
-            groups.setdefault((row.model, row.workload), {})[row.system] = row.pairs_per_second
-    ratios = []
-    for (model, workload), speeds in groups.items():
-        peers = {name: speed for name, speed in speeds.items() if name not in (OURS, BASELINE)}
-        if OURS not in speeds or not peers:
+        if not row.failure:
+            groups.setdefault((row.model, row.workload), {})[row.system] = row
+    found = []
+    for (model, workload), group in groups.items():
+        ours = group.pop(OURS, None)
+        if ours is None or not ours.seconds:
             continue
-        best = max(peers, key=lambda name: peers[name])
-        times = {name: round(speeds[OURS] / speed, 2) for name, speed in peers.items()}
-        ratios.append({"model": model, "workload": workload, "best_peer": best, "times_faster": times})
-    return ratios
+        times = {name: round((row.seconds or 0) / ours.seconds, 2) for name, row in group.items()}
+        cpu = {name: round((row.cpu_seconds or 0) / (ours.cpu_seconds or 1), 2) for name, row in group.items()}
+        peers = [name for name in times if name != BASELINE]
+        best = min(peers, key=lambda name: times[name], default=None)
+        found.append(
+            {"model": model, "workload": workload, "best_peer": best, "times_faster": times, "times_less_cpu": cpu}
+        )
+    return found
 
 
 def write(path: Path, head: dict[str, Any], rows: Iterable[Row]) -> None:
     """Write everything as JSON; called after every row, so that an interrupted run keeps what it has."""
     rows = list(rows)
-    result = {**head, "ratios": best_peers(rows), "rows": [asdict(row) for row in rows]}
+    result = {**head, "ratios": ratios(rows), "rows": [asdict(row) for row in rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

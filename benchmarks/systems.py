@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["BASELINE", "OURS", "SYSTEMS", "Ours", "System", "Unsupported", "load", "versions"]
 
 OURS: Final = "this package"
-BASELINE: Final = "transformers, one by one"
+BASELINE: Final = "one by one"
 # The reference allocates vocabulary-sized logits for every position of a batch: at its default of 128 pairs
 # the toy's 256,000-token vocabulary takes tens of gigabytes. Eight pairs fit into any machine.
 _LLM_BATCH: Final = 8
@@ -69,7 +69,7 @@ class _FlagEmbedding:
     """FlagEmbedding's FlagReranker, or its FlagLLMReranker for a causal model."""
 
     def __init__(self, model: BenchModel) -> None:
-        _only(model, "encoder", "causal")
+        _refuse(model, onnx="does not run ONNX files")
         from FlagEmbedding import FlagLLMReranker, FlagReranker
 
         options = {"batch_size": _LLM_BATCH} if model.kind == "causal" else {}
@@ -91,7 +91,8 @@ class _SentenceTransformers:
     settings = f"max_length={MAX_LENGTH}, activation_fn=Identity"
 
     def __init__(self, model: BenchModel) -> None:
-        _only(model, "encoder")
+        causal = "has no layout for this prompt"
+        _refuse(model, causal=causal, onnx="runs ONNX files through optimum, which is not part of this comparison")
         import torch
         from sentence_transformers import CrossEncoder
 
@@ -112,7 +113,7 @@ class _Rerankers:
     settings = "dtype=float32, verbose=0; the tokenizer's max_length"
 
     def __init__(self, model: BenchModel) -> None:
-        _only(model, "encoder", "causal")
+        _refuse(model, onnx="runs ONNX files only of models that it downloads")
         from rerankers import Reranker as Make
 
         kind = "llm-layerwise" if model.kind == "causal" else "cross-encoder"
@@ -138,7 +139,7 @@ class _OnnxRuntime:
     settings = f"padded batches of {_PLAIN_BATCH}"
 
     def __init__(self, model: BenchModel) -> None:
-        _only(model, "encoder", "onnx")
+        _refuse(model, causal="causal models are not exported for this comparison")
         from benchmarks.onnx_graph import PlainSession
 
         self._session = PlainSession(model, _PLAIN_BATCH)
@@ -199,10 +200,10 @@ def _version(name: str) -> str:
         return ""
 
 
-def _only(model: BenchModel, *kinds: str) -> None:
-    if model.kind not in kinds:
-        msg = f"does not run {'causal rerankers of this kind' if model.kind == 'causal' else 'ONNX files'}"
-        raise Unsupported(msg)
+def _refuse(model: BenchModel, **reasons: str) -> None:
+    """Say why a system is not run on a kind of model."""
+    if model.kind in reasons:
+        raise Unsupported(reasons[model.kind])
 
 
 def _pairs(requests: Sequence[Request]) -> list[tuple[str, str]]:

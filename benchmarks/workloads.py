@@ -12,7 +12,16 @@ from itertools import islice
 from statistics import NormalDist
 from typing import Any, Final
 
-__all__ = ["DEFAULT_WORKLOADS", "MAX_LENGTH", "Request", "Workload", "parse"]
+__all__ = [
+    "DEFAULT_WORKLOADS",
+    "MAX_LENGTH",
+    "Request",
+    "Workload",
+    "fingerprint",
+    "fixed_request",
+    "parse",
+    "short_requests",
+]
 
 Request = tuple[str, list[str]]
 """A query and its passages."""
@@ -60,6 +69,25 @@ class Workload:
             passages = [source.text(max(_SHORTEST_PASSAGE, room)) for room in rooms]
             requests.append((source.text(query_tokens), passages))
         return requests
+
+
+def short_requests(tokenizer: Any, count: int, passages: int, tokens: int) -> list[Request]:  # noqa: ANN401 - as above
+    """Make small requests of one size, no two alike.
+
+    Args:
+        tokenizer: Of the model to be measured.
+        count: How many.
+        passages: Of each query.
+        tokens: Of each passage.
+    """
+    source = _Source(tokenizer, random.Random("short"))
+    return [(source.text(8), [source.text(tokens) for _ in range(passages)]) for _ in range(count)]
+
+
+def fixed_request(tokenizer: Any, query_tokens: int, passages: int, tokens: int) -> Request:  # noqa: ANN401 - as above
+    """Make one request of a query and passages of given lengths."""
+    source = _Source(tokenizer, random.Random("fixed"))
+    return source.text(query_tokens), [source.text(tokens) for _ in range(passages)]
 
 
 def parse(name: str) -> Workload:
