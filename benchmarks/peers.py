@@ -53,6 +53,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", nargs="+", default=None, help="names or checkpoint directories; see README.md")
     parser.add_argument("--workloads", nargs="+", default=None, help="QUERIESxPASSAGES, such as 4x50")
     parser.add_argument("--peers", nargs="+", default=None, help="systems to compare with; default all")
+    parser.add_argument("--tuned", action="store_true", help="the peers also with small batches")
     parser.add_argument("--quick", action="store_true", help="the small encoder on 1x5 and 1x40, three rounds")
     parser.add_argument("--repeats", type=int, default=None, help="rounds; the result is their median (5)")
     parser.add_argument("--row-seconds", type=float, default=600.0, help="begin no new round of a row after these")
@@ -77,7 +78,7 @@ def _measure_model(name: str, options: argparse.Namespace, threads: int) -> Iter
 
     model = locate(name)
     tokenizer = reference.tokenizer_of(model)
-    loaded, refused = _load(model, options.peers)
+    loaded, refused = _load(model, options)
     yield from (Row(model.name, "", system, failure=reason) for system, reason in refused.items())
     gemm = Gemm(model.config)
     for system in loaded.values():
@@ -94,14 +95,15 @@ def _measure_model(name: str, options: argparse.Namespace, threads: int) -> Iter
     gc.collect()
 
 
-def _load(model: BenchModel, wanted: Sequence[str] | None) -> tuple[dict[str, System], dict[str, str]]:
+def _load(model: BenchModel, options: argparse.Namespace) -> tuple[dict[str, System], dict[str, str]]:
     """Load the systems that were asked for, this package, and the baseline; return them and why others did not."""
-    from benchmarks.systems import BASELINE, OURS, SYSTEMS, Unsupported, load
+    from benchmarks.systems import BASELINE, DEFAULT_SYSTEMS, OURS, SYSTEMS, Unsupported, load
 
+    wanted = options.peers or (SYSTEMS if options.tuned else DEFAULT_SYSTEMS)
     loaded: dict[str, System] = {}
     refused: dict[str, str] = {}
     for name in SYSTEMS:
-        if wanted is not None and name not in (*wanted, OURS, BASELINE):
+        if name not in (*wanted, OURS, BASELINE):
             continue
         try:
             loaded[name] = load(name, model)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from benchmarks.models import BenchModel
@@ -13,7 +15,7 @@ from benchmarks.workloads import MAX_LENGTH, Request
 if TYPE_CHECKING:
     from flag_rerank_integrations import Reranker
 
-__all__ = ["BASELINE", "OURS", "SYSTEMS", "Ours", "System", "Unsupported", "load", "versions"]
+__all__ = ["BASELINE", "DEFAULT_SYSTEMS", "OURS", "SYSTEMS", "Ours", "System", "Unsupported", "load", "versions"]
 
 OURS: Final = "this package"
 BASELINE: Final = "one by one"
@@ -21,6 +23,7 @@ BASELINE: Final = "one by one"
 # the toy's 256,000-token vocabulary takes tens of gigabytes. Eight pairs fit into any machine.
 _LLM_BATCH: Final = 8
 _PLAIN_BATCH: Final = 32
+_TUNED_BATCH: Final = 8
 
 
 class Unsupported(Exception):  # noqa: N818 - a reason to print, not a fault
@@ -68,12 +71,13 @@ class Ours:
 class _FlagEmbedding:
     """FlagEmbedding's FlagReranker, or its FlagLLMReranker for a causal model."""
 
-    def __init__(self, model: BenchModel) -> None:
+    def __init__(self, model: BenchModel, **options: int) -> None:
         _refuse(model, onnx="does not run ONNX files")
         from FlagEmbedding import FlagLLMReranker, FlagReranker
 
-        options = {"batch_size": _LLM_BATCH} if model.kind == "causal" else {}
-        self.settings = ", ".join([f"max_length={MAX_LENGTH}", *(f"{key}={value}" for key, value in options.items())])
+        if model.kind == "causal":
+            options = {"batch_size": _LLM_BATCH, **options}
+        self.settings = _settings(f"max_length={MAX_LENGTH}", options)
         make = FlagLLMReranker if model.kind == "causal" else FlagReranker
         self._model: Any = make(model.path, devices="cpu", max_length=MAX_LENGTH, **options)
 
@@ -88,19 +92,18 @@ class _FlagEmbedding:
 class _SentenceTransformers:
     """sentence-transformers' CrossEncoder."""
 
-    settings = f"max_length={MAX_LENGTH}, activation_fn=Identity"
-
-    def __init__(self, model: BenchModel) -> None:
+    def __init__(self, model: BenchModel, **options: int) -> None:
         causal = "has no layout for this prompt"
         _refuse(model, causal=causal, onnx="runs ONNX files through optimum, which is not part of this comparison")
         import torch
         from sentence_transformers import CrossEncoder
 
         self._model: Any = CrossEncoder(model.path, device="cpu", max_length=MAX_LENGTH)
-        self._identity = torch.nn.Identity()
+        self._options = {"activation_fn": torch.nn.Identity(), "show_progress_bar": False, **options}
+        self.settings = _settings(f"max_length={MAX_LENGTH}, activation_fn=Identity", options)
 
     def score(self, requests: Sequence[Request]) -> list[float]:
-        scores = self._model.predict(_pairs(requests), activation_fn=self._identity, show_progress_bar=False)
+        scores = self._model.predict(_pairs(requests), **self._options)
         return [float(score) for score in scores]
 
     def close(self) -> None:
@@ -110,14 +113,13 @@ class _SentenceTransformers:
 class _Rerankers:
     """The `rerankers` library, one query at a time, as its interface has it."""
 
-    settings = "dtype=float32, verbose=0; the tokenizer's max_length"
-
-    def __init__(self, model: BenchModel) -> None:
+    def __init__(self, model: BenchModel, **options: int) -> None:
         _refuse(model, onnx="runs ONNX files only of models that it downloads")
         from rerankers import Reranker as Make
 
         kind = "llm-layerwise" if model.kind == "causal" else "cross-encoder"
-        self._model: Any = Make(model.path, model_type=kind, device="cpu", dtype="fp32", verbose=0)
+        self._model: Any = Make(model.path, model_type=kind, device="cpu", dtype="fp32", verbose=0, **options)
+        self.settings = _settings("dtype=float32; the tokenizer's max_length", options)
         if self._model is None:
             msg = "rerankers.Reranker returned None"
             raise Unsupported(msg)
@@ -161,8 +163,16 @@ SYSTEMS: Final[dict[str, tuple[Callable[[BenchModel], System], str]]] = {
     "rerankers": (_Rerankers, "rerankers"),
     "onnxruntime": (_OnnxRuntime, "onnxruntime"),
     BASELINE: (OneByOne, "transformers"),
+    # A user's first step of tuning on a CPU: batches that stay in the caches.
+    "FlagEmbedding, batch 8": (partial(_FlagEmbedding, batch_size=_TUNED_BATCH), "FlagEmbedding"),
+    "sentence-transformers, batch 8": (
+        partial(_SentenceTransformers, batch_size=_TUNED_BATCH),
+        "sentence-transformers",
+    ),
+    "rerankers, batch 8": (partial(_Rerankers, batch_size=_TUNED_BATCH), "rerankers"),
 }
 """How to load each system, and the distribution it comes from."""
+DEFAULT_SYSTEMS: Final = tuple(name for name in SYSTEMS if "batch" not in name)
 
 
 def load(name: str, model: BenchModel) -> System:
@@ -181,8 +191,11 @@ def load(name: str, model: BenchModel) -> System:
 
 
 def said(error: BaseException) -> str:
-    """Return an error's type and first line."""
+    """Return an error's type and first line, without this machine's paths."""
     line = next(iter(str(error).strip().splitlines()), "no message")
+    root = Path(__file__).resolve().parent.parent
+    for path, name in ((root, "."), (root.parent, ".."), (Path.home(), "~")):
+        line = line.replace(f"{path}/", f"{name}/")
     return f"{type(error).__name__}: {line[:200]}"
 
 
@@ -204,6 +217,10 @@ def _refuse(model: BenchModel, **reasons: str) -> None:
     """Say why a system is not run on a kind of model."""
     if model.kind in reasons:
         raise Unsupported(reasons[model.kind])
+
+
+def _settings(text: str, options: Mapping[str, int]) -> str:
+    return ", ".join([text, *(f"{name}={value}" for name, value in options.items())])
 
 
 def _pairs(requests: Sequence[Request]) -> list[tuple[str, str]]:
