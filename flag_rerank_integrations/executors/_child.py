@@ -14,9 +14,13 @@ import threading
 import traceback
 from dataclasses import asdict
 from queue import SimpleQueue
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final, NoReturn
 
 from flag_rerank_integrations.executors.frames import GREETING, read_frame, write_frame
+
+# torch's name for what a device's driver reports. Most of these leave the process's context
+# broken, so that every later call would fail: a new process, perhaps on another device, may not.
+_DEVICE_LOST: Final = "AcceleratorError"
 
 
 def main() -> None:
@@ -89,8 +93,11 @@ def _read_ahead(frames_in: BinaryIO) -> SimpleQueue[dict[str, Any]]:
     inbox: SimpleQueue[dict[str, Any]] = SimpleQueue()
 
     def watch() -> None:
-        while (message := read_frame(frames_in)) is not None:
-            inbox.put(message)
+        try:
+            while (message := read_frame(frames_in)) is not None:
+                inbox.put(message)
+        except BaseException:  # noqa: BLE001 - out of memory, say; without this thread the process is deaf
+            _end_in_words()
         os._exit(0)
 
     threading.Thread(target=watch, name="parent watch", daemon=True).start()
@@ -111,6 +118,8 @@ def _answer(scorer: Any, message: dict[str, Any]) -> dict[str, Any]:  # noqa: AN
         task = _task(message)
         scored = scorer.score([(query, passage) for query, passage in message["pairs"]], task)
     except Exception as error:  # noqa: BLE001 - belongs to the caller; the worker serves on
+        if type(error).__name__ == _DEVICE_LOST:
+            _end_in_words()
         return {"id": message["id"], "error": _described(error), "stats": _figures(scorer)}
     return {
         "id": message["id"],
@@ -125,6 +134,12 @@ def _task(message: dict[str, Any]) -> Any:  # noqa: ANN401 - imported late, as a
     from flag_rerank_integrations.pairs import Task
 
     return Task(tuple(message["layers"]), tuple(message["counts"]))
+
+
+def _end_in_words() -> NoReturn:
+    """End the process at once, with the exception in hand as its last words."""
+    traceback.print_exc()
+    os._exit(1)
 
 
 def _described(error: BaseException) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -26,6 +27,10 @@ __all__ = ["WorkerProcess"]
 logger = logging.getLogger(__name__)
 
 _LAST_WORDS: Final = 20
+# A process that has closed its pipes is about to end, and its exit code should be its own.
+_GRACE_SECONDS: Final = 1.0
+# A killed process is gone in milliseconds, unless a driver holds it in the kernel.
+_END_SECONDS: Final = 10.0
 _ROOT: Final = str(Path(__file__).resolve().parents[2])
 # The variable that decides which devices of a kind a process can see at all.
 _VISIBLE: Final = {"cuda": "CUDA_VISIBLE_DEVICES", "xpu": "ZE_AFFINITY_MASK", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
@@ -53,25 +58,33 @@ class WorkerProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
+        self._listener: threading.Thread | None = None
+        self._why_ended = ""
 
     def start(self) -> None:
         """Start the process and wait until its model is loaded.
 
         Raises:
             RerankError: The load failed; the same class as if it had been loaded here.
-            WorkerDied: The process ended before that.
+            WorkerDied: The process ended before that, or the system did not let it start.
         """
-        self._answers, self._last_words = SimpleQueue(), deque(maxlen=_LAST_WORDS)
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "flag_rerank_integrations.executors._child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=self._environment,
-            start_new_session=True,  # Ctrl-C in a terminal goes to the parent alone
-        )
-        for target in (self._read_answers, self._read_last_words):
-            threading.Thread(target=target, args=(self._process, self._answers), daemon=True).start()
+        self._answers, self._last_words, self._why_ended = SimpleQueue(), deque(maxlen=_LAST_WORDS), ""
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "flag_rerank_integrations.executors._child"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C in a terminal goes to the parent alone
+            )
+        except OSError as error:
+            msg = f"The system did not start a worker process for {self.device}: {error}."
+            raise WorkerDied(msg) from error
+        arguments = self._process, self._answers
+        threading.Thread(target=self._read_answers, args=arguments, daemon=True).start()
+        self._listener = threading.Thread(target=self._read_last_words, args=arguments, daemon=True)
+        self._listener.start()
         # Inside the process the one visible accelerator is number 0.
         index = None if self.device.index is None else 0
         self._send({"config": self._config.to_dict(), "kind": self.device.kind, "index": index})
@@ -92,7 +105,7 @@ class WorkerProcess:
         self._send_in_time(message, timeout)
         answer = self._receive(timeout)
         if answer.get("id") != message["id"]:  # an answer is never taken for another request's
-            self.interrupt()
+            self.interrupt("it answered something that was not asked")
             raise self._died()
         if "error" in answer:
             raise _error_of(answer["error"], f"Scoring on {self.device} failed")
@@ -104,14 +117,16 @@ class WorkerProcess:
         if process is None:
             return
         process.kill()
-        process.wait()
+        if _exit_code(process, _END_SECONDS) is None:
+            logger.warning("The worker for %s cannot be ended: process %d is left.", self.device, process.pid)
         if process.stdin is not None:  # the other two streams are closed by the threads that read them
             _close_quietly(process.stdin)
 
-    def interrupt(self) -> None:
+    def interrupt(self, why: str = "") -> None:
         """End the process from another thread; the one that waits for it is told that it died."""
         process = self._process
         if process is not None:
+            self._why_ended = why
             process.kill()
 
     @property
@@ -130,11 +145,16 @@ class WorkerProcess:
         if timeout is None:
             self._send(message)
             return
-        guard = threading.Timer(timeout, self.interrupt)
+        late = f"it did not take its work within {timeout=} seconds"
+        guard = threading.Timer(timeout, self.interrupt, [late])
         guard.daemon = True
         guard.start()
         try:
             self._send(message)
+        except WorkerDied as error:
+            if self._why_ended == late:
+                raise WorkerTimeout(str(error)) from None
+            raise
         finally:
             guard.cancel()
 
@@ -145,7 +165,7 @@ class WorkerProcess:
         try:
             write_frame(process.stdin, message)
         except (OSError, ValueError):  # the pipe is broken, or closed already
-            self.interrupt()
+            _let_end(process)
             raise self._died() from None
 
     def _receive(self, timeout: float | None) -> dict[str, Any]:
@@ -162,10 +182,13 @@ class WorkerProcess:
 
     def _died(self) -> WorkerDied:
         process = self._process
-        code = None if process is None else process.wait()
+        code = None if process is None else _exit_code(process, _END_SECONDS)
+        if self._listener is not None:
+            self._listener.join(_GRACE_SECONDS)  # what it said last may still be on its way
+        why = f": {self._why_ended}" if self._why_ended else explained(code)
         words = " ".join(line.strip() for line in self._last_words if line.strip())
         said = f" Its last words: {words[-500:]}" if words else ""
-        return WorkerDied(f"The worker for {self.device} ended with exit code {code}.{said}")
+        return WorkerDied(f"The worker for {self.device} ended with exit code {code}{why}.{said}")
 
     def _read_answers(self, process: subprocess.Popen[bytes], answers: SimpleQueue[dict[str, Any] | None]) -> None:
         """Pass frames on until the process is gone; what is no frame is as good as gone."""
@@ -181,9 +204,12 @@ class WorkerProcess:
                         answers.put(message)
         except (OSError, ValueError) as error:
             logger.info("The worker for %s sent something that cannot be read: %s", self.device, error)
+            if self._process is process:
+                self._why_ended = "it sent something that cannot be read"
+            process.kill()
         finally:
             answers.put(None)
-            process.wait()
+            _let_end(process)
             _close_quietly(process.stdout)
             self._on_exit()
 
@@ -198,6 +224,22 @@ class WorkerProcess:
             logger.debug("The last words of the worker for %s cannot be read.", self.device)
         finally:
             _close_quietly(process.stderr)
+
+
+def explained(code: int | None) -> str:
+    """Name the signal that an exit code stands for, and who sends that one.
+
+    Args:
+        code: As `subprocess` gives it: negative for a signal; None where the process has not ended.
+    """
+    if code is None or code >= 0:
+        return ""
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:  # a real-time signal
+        return ""
+    hint = ": killed from outside, as the system does when memory runs out" if name == "SIGKILL" else ""
+    return f" ({name}{hint})"
 
 
 def child_environment(environment: dict[str, str], device: Device, threads: int) -> dict[str, str]:
@@ -235,6 +277,21 @@ def _error_of(described: dict[str, str], what: str) -> RerankError:
 def _stats_of(figures: dict[str, Any]) -> RerankStats:
     known = {field.name for field in fields(RerankStats)} - {"devices"}
     return RerankStats(**{name: value for name, value in figures.items() if name in known})
+
+
+def _let_end(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a process whose pipes are closed to end; kill it where it lives on, for it cannot be heard any more."""
+    if _exit_code(process, _GRACE_SECONDS) is None:
+        process.kill()
+        _exit_code(process, _END_SECONDS)
+
+
+def _exit_code(process: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """Wait for a process that is about to end; None where it does not."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _close_quietly(stream: Any) -> None:  # noqa: ANN401 - any pipe's end

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import light_model
 from faults.pool_tools import PAIRS
 
 from flag_rerank_integrations import Reranker
@@ -14,9 +17,8 @@ outcomes: dict[str, bool] = {}
 
 
 @pytest.fixture(scope="session")
-def model(tiny: Any) -> str:
-    path: str = tiny("bert")
-    return path
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return light_model.write(tmp_path_factory.mktemp("light") / "model")
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +32,15 @@ def expected(model: str) -> list[float]:
 def pool(model: str) -> Iterator[Reranker]:
     with Reranker(model, device="cpu:2") as live:
         yield live
+
+
+@pytest.fixture
+def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Have workers that start from now on obey sabotage/sitecustomize.py, and leave their names in this directory."""
+    sabotage = str(Path(__file__).parent / "sabotage")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [sabotage, os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv("SABOTAGE_MARKS", str(tmp_path))
+    return tmp_path
 
 
 @pytest.hookimpl(wrapper=True)

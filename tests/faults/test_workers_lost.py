@@ -87,30 +87,6 @@ def test_exit_code_zero_is_a_death_too(pool: Reranker, expected: list[float]) ->
     assert same(pool.score(PAIRS), expected)
 
 
-def test_a_shard_that_kills_every_worker_fails_alone(model: str, expected: list[float]) -> None:
-    """Twice it is tried again, then the caller is told; others and the pool live on."""
-    with Reranker(model, device="cpu:2") as fresh:
-        dispatchers = fresh._executor._pool.dispatchers  # type: ignore[union-attr]
-        poison, killed = ("poison", "poison"), []
-        for dispatcher in dispatchers:
-            ask = dispatcher.worker.ask
-
-            def asking(message: Any, timeout: Any, ask: Any = ask, dispatcher: Any = dispatcher) -> Any:
-                if poison in message["pairs"]:
-                    killed.append(dispatcher.worker.pid)
-                    kill(dispatcher.worker.pid)
-                return ask(message, timeout)
-
-            dispatcher.worker.ask = asking
-        with ThreadPoolExecutor(2) as callers:
-            bad, good = callers.submit(fresh.score, [poison]), callers.submit(fresh.score, PAIRS)
-            with pytest.raises(WorkerDied, match=r"cpu.*exit code -9"):
-                bad.result(200)
-            assert same(good.result(200), expected)
-        assert len(killed) == 3
-        assert same(fresh.score(PAIRS), expected)
-
-
 def test_hang_past_the_timeout(model: str, expected: list[float]) -> None:
     """A stopped process answers nothing, like one whose GIL is held for ever."""
     with Reranker(model, device="cpu:2", timeout=3) as fresh:
