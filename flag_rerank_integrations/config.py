@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from flag_rerank_integrations.errors import ConfigError
+from flag_rerank_integrations.ray_options import RayOptions, ray_form, ray_options
 
 __all__ = ["DEFAULT_MAX_LENGTH", "DEFAULT_MODEL", "QUICKSTART", "RerankConfig"]
 
@@ -84,6 +85,8 @@ class RerankConfig:
         score_cache: How many recent scores to remember; 0 is none. Not available yet.
         progress: Whether to show a progress bar over the pairs of a call.
         timeout: Seconds one call may take; None is no limit.
+        ray: `RayOptions`, or a dict of the same names, to run on Ray; device="ray:4" says
+            RayOptions(num_workers=4).
 
     Raises:
         ConfigError: An option has a wrong type or value, or is not available yet.
@@ -113,6 +116,7 @@ class RerankConfig:
     score_cache: int = 0
     progress: bool = False
     timeout: float | None = None
+    ray: RayOptions | None = None
 
     def __post_init__(self) -> None:
         """Bring loose forms into one form and refuse what cannot work."""
@@ -122,6 +126,7 @@ class RerankConfig:
             if getattr(self, name) not in allowed:
                 _refuse(name, getattr(self, name), f"one of {', '.join(map(repr, allowed))}")
         self._check_ranges()
+        ray_options(self.device, self.ray)
         for name, ready in _ONLY_FOR_NOW.items():
             if getattr(self, name) not in ready:
                 msg = f"{name}={getattr(self, name)!r} is not available yet; for now use {ready[0]!r}."
@@ -136,6 +141,7 @@ class RerankConfig:
         dtype = str(self.dtype).removeprefix("torch.")
         object.__setattr__(self, "dtype", {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(dtype, dtype))
         object.__setattr__(self, "device", _device_form(self.device))
+        object.__setattr__(self, "ray", ray_form(self.ray))
         if isinstance(self.compress_layers, list):
             object.__setattr__(self, "compress_layers", tuple(self.compress_layers))
 
@@ -182,6 +188,8 @@ class RerankConfig:
         options = {option.name: getattr(self, option.name) for option in dataclasses.fields(self)}
         if isinstance(self.max_length, _DefaultLength):
             del options["max_length"]
+        if self.ray is not None:
+            options["ray"] = self.ray.to_dict()
         return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
 
     @classmethod

@@ -17,7 +17,7 @@ import flag_rerank_integrations
 from flag_rerank_integrations import errors
 
 PUBLIC = {
-    "flag_rerank_integrations": ["RankedPassage", "RerankConfig", "RerankStats", "Reranker", "__version__"],
+    "flag_rerank_integrations": ["RankedPassage", "RayOptions", "RerankConfig", "RerankStats", "Reranker", "__version__"],
     "flag_rerank_integrations.langchain": [
         "FlagCrossEncoder",
         "FlagRerankCompressor",
@@ -37,7 +37,7 @@ PUBLIC = {
         "WorkerTimeout",
     ],
 }
-HEAVY = ("torch", "transformers", "onnxruntime", "sentence_transformers")
+HEAVY = ("torch", "transformers", "onnxruntime", "sentence_transformers", "ray")
 FRAMEWORKS = ("langchain_core", "langchain_classic", "llama_index.core")
 # What each import may not bring along.
 LIGHT = {

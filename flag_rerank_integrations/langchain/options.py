@@ -19,6 +19,7 @@ from typing_extensions import Self
 
 from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, DEFAULT_MODEL, RerankConfig
 from flag_rerank_integrations.errors import ConfigError
+from flag_rerank_integrations.ray_options import RayOptions
 from flag_rerank_integrations.wrapping import (
     FIXED,
     OPTIONS,
@@ -76,6 +77,7 @@ class RerankerOptions(BaseModel):
     score_cache: int = 0
     progress: bool = False
     timeout: float | None = None
+    ray: RayOptions | None = None
     reranker: Annotated[Any, SkipJsonSchema()] = Field(default=None, exclude=True)
 
     _verbs: ClassVar[tuple[str, ...]] = ("rank", "arank")  # what a shared reranker must have

@@ -17,6 +17,7 @@ from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, DEFAULT_MODEL, R
 from flag_rerank_integrations.errors import ConfigError, InputError
 from flag_rerank_integrations.llama_index.events import dispatcher, reranking
 from flag_rerank_integrations.llama_index.nodes import copy_node, write_hidden
+from flag_rerank_integrations.ray_options import RayOptions
 from flag_rerank_integrations.results import RankedPassage
 from flag_rerank_integrations.wrapping import (
     FIXED,
@@ -98,6 +99,7 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
     score_cache: int = 0
     progress: bool = False
     timeout: float | None = None
+    ray: RayOptions | None = None
 
     _source: RerankerSource = PrivateAttr()
 
