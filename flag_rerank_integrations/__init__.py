@@ -11,15 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flag_rerank_integrations.config import RerankConfig
+    from flag_rerank_integrations.ray_options import RayOptions
     from flag_rerank_integrations.remote import RemoteConfig, RemoteReranker
     from flag_rerank_integrations.reranker import Reranker
     from flag_rerank_integrations.results import RankedPassage, RerankStats
 
 __version__ = "0.1.0"
-__all__ = ["RankedPassage", "RemoteConfig", "RemoteReranker", "RerankConfig", "RerankStats", "Reranker", "__version__"]
+__all__ = [
+    "RankedPassage",
+    "RayOptions",
+    "RemoteConfig",
+    "RemoteReranker",
+    "RerankConfig",
+    "RerankStats",
+    "Reranker",
+    "__version__",
+]
 
 _HOMES = {
     "RankedPassage": "results",
+    "RayOptions": "ray_options",
     "RemoteConfig": "remote",
     "RemoteReranker": "remote",
     "RerankConfig": "config",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from flag_rerank_integrations.errors import ConfigError
+from flag_rerank_integrations.ray_options import RayOptions, ray_form, ray_options
 
 __all__ = ["DEFAULT_MAX_LENGTH", "DEFAULT_MODEL", "QUICKSTART", "RerankConfig"]
 
@@ -96,6 +97,8 @@ class RerankConfig:
         score_cache: How many recent scores each device remembers, by the token ids of the pair; 0 is none.
         progress: Whether to show a progress bar over the pairs of a call.
         timeout: Seconds one call may take; None is no limit.
+        ray: `RayOptions`, or a dict of the same names, to run on Ray; device="ray:4" says
+            RayOptions(num_workers=4).
 
     Raises:
         ConfigError: An option has a wrong type or value, or is not available yet.
@@ -132,6 +135,7 @@ class RerankConfig:
     score_cache: int = 0
     progress: bool = False
     timeout: float | None = None
+    ray: RayOptions | None = None
 
     def __post_init__(self) -> None:
         """Bring loose forms into one form and refuse what cannot work."""
@@ -142,6 +146,7 @@ class RerankConfig:
                 _refuse(name, getattr(self, name), f"one of {', '.join(map(repr, allowed))}")
         self._check_ranges()
         self._check_windows()
+        ray_options(self.device, self.ray)
         for name, ready in _ONLY_FOR_NOW.items():
             if getattr(self, name) not in ready:
                 msg = f"{name}={getattr(self, name)!r} is not available yet; for now use {ready[0]!r}."
@@ -156,6 +161,7 @@ class RerankConfig:
         dtype = str(self.dtype).removeprefix("torch.")
         object.__setattr__(self, "dtype", {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(dtype, dtype))
         object.__setattr__(self, "device", _device_form(self.device))
+        object.__setattr__(self, "ray", ray_form(self.ray))
         for name in ("compress_layers", "progressive"):
             if isinstance(getattr(self, name), list | tuple):
                 object.__setattr__(self, name, _frozen(getattr(self, name)))
@@ -232,6 +238,8 @@ class RerankConfig:
         options = {option.name: getattr(self, option.name) for option in dataclasses.fields(self)}
         if isinstance(self.max_length, _DefaultLength):
             del options["max_length"]
+        if self.ray is not None:
+            options["ray"] = self.ray.to_dict()
         return {name: _thawed(value) for name, value in options.items()}
 
     @classmethod

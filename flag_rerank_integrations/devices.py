@@ -99,7 +99,7 @@ def _resolve_one(name: str) -> list[Device]:
     """Return the devices that one name stands for."""
     match = _SPEC.fullmatch(name.strip().lower())
     if match is not None and match["kind"] == "ray":
-        msg = f"device={name!r} is not available yet: this version runs on one machine."
+        msg = f"device={name!r} is no device of this machine: 'ray' or 'ray:4' stands alone and is for a Reranker."
         raise ConfigError(msg)
     if match is None or match["kind"] not in ("all", "auto", "cpu", *_ACCELERATORS):
         msg = (

@@ -113,9 +113,10 @@ def test_freest_first_and_all_in_order() -> None:
         _freest("auto", 4, devices)
 
 
-def test_ray_is_not_available_yet() -> None:
-    with pytest.raises(ConfigError, match="not available yet"):
-        resolve("ray:4")
+@pytest.mark.parametrize("spec", ["ray:4", ["cpu", "ray"]])
+def test_ray_is_no_device_of_this_machine(spec: Any) -> None:
+    with pytest.raises(ConfigError, match="stands alone and is for a Reranker"):
+        resolve(spec)
 
 
 @pytest.mark.parametrize("spec", ["gpu", "cuda:x", "cuda:-1", "", "tpu:0", "cuda 1", ["cpu", "gpu"]])

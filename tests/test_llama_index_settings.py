@@ -61,6 +61,7 @@ OTHER: dict[str, Any] = {
     "score_cache": 0,
     "progress": True,
     "timeout": 2.5,
+    "ray": None,
 }
 
 # What a field says nothing without.

@@ -19,6 +19,7 @@ from flag_rerank_integrations import errors
 PUBLIC = {
     "flag_rerank_integrations": [
         "RankedPassage",
+        "RayOptions",
         "RemoteConfig",
         "RemoteReranker",
         "RerankConfig",
@@ -27,6 +28,14 @@ PUBLIC = {
         "__version__",
     ],
     "flag_rerank_integrations.remote": ["RemoteConfig", "RemoteReranker"],
+    "flag_rerank_integrations": [
+        "RankedPassage",
+        "RayOptions",
+        "RerankConfig",
+        "RerankStats",
+        "Reranker",
+        "__version__",
+    ],
     "flag_rerank_integrations.langchain": [
         "FlagCrossEncoder",
         "FlagRerankCompressor",
@@ -46,7 +55,7 @@ PUBLIC = {
         "WorkerTimeout",
     ],
 }
-HEAVY = ("torch", "transformers", "onnxruntime", "sentence_transformers")
+HEAVY = ("torch", "transformers", "onnxruntime", "sentence_transformers", "ray")
 FRAMEWORKS = ("langchain_core", "langchain_classic", "llama_index.core")
 # What each import may not bring along.
 LIGHT = {

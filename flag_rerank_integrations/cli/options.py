@@ -33,7 +33,7 @@ def count_or_auto(text: str) -> int | str:
 
 _TEXT: Final[dict[str, str]] = {
     "device": 'where to run: "auto", "cpu", "cuda:1", "mps", "npu:0", "xpu:0"; several: "cuda:0,cuda:1", "all", '
-    '"auto:2", "cpu:2" (default: auto)',
+    '"auto:2", "cpu:2", "ray:4" (default: auto)',
     "dtype": '"auto", "float32", "float16" or "bfloat16" (default: auto)',
     "instruction": "text put before the query, for models trained with one",
     "prompt": 'the task of a reranker that is a language model: "qa", "same-meaning", "duplicate-question", '

@@ -37,11 +37,11 @@ def main() -> None:
     try:
         scorer = _load(setup)
     except BaseException as error:  # noqa: BLE001 - the parent is told, whatever it was
-        outbox.send({"fatal": _described(error)})
+        outbox.send({"fatal": described(error)})
         return
-    outbox.send({"ready": {"pid": os.getpid()}, "stats": _figures(scorer)})
+    outbox.send({"ready": {"pid": os.getpid()}, "stats": figures(scorer)})
     while True:
-        outbox.send(_answer(scorer, inbox.get()))
+        outbox.send(answer(scorer, inbox.get()))
 
 
 def _private_streams() -> tuple[BinaryIO, BinaryIO]:
@@ -112,7 +112,7 @@ def _load(setup: dict[str, Any]) -> Any:  # noqa: ANN401 - Scorer is imported la
     return Scorer(RerankConfig.from_dict(setup["config"]), Device(setup["kind"], setup["index"]))
 
 
-def _answer(scorer: Any, message: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - as above
+def answer(scorer: Any, message: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN401 - as above
     """Score one shard; an exception becomes text, for not every exception can be sent."""
     try:
         task = _task(message)
@@ -120,13 +120,13 @@ def _answer(scorer: Any, message: dict[str, Any]) -> dict[str, Any]:  # noqa: AN
     except Exception as error:  # noqa: BLE001 - belongs to the caller; the worker serves on
         if type(error).__name__ == _DEVICE_LOST:
             _end_in_words()
-        return {"id": message["id"], "error": _described(error), "stats": _figures(scorer)}
+        return {"id": message["id"], "error": described(error), "stats": figures(scorer)}
     return {
         "id": message["id"],
         "logits": scored.logits,
         "truncated_tokens": scored.truncated_tokens,
         "layers": scored.layers,
-        "stats": _figures(scorer),
+        "stats": figures(scorer),
     }
 
 
@@ -142,7 +142,7 @@ def _end_in_words() -> NoReturn:
     os._exit(1)
 
 
-def _described(error: BaseException) -> dict[str, str]:
+def described(error: BaseException) -> dict[str, str]:
     """Describe an exception as text, even one whose own `str` fails."""
     try:
         text = str(error)
@@ -152,7 +152,7 @@ def _described(error: BaseException) -> dict[str, str]:
     return {"type": type(error).__name__, "message": text, "trace": trace}
 
 
-def _figures(scorer: Any) -> dict[str, Any]:  # noqa: ANN401 - as above
+def figures(scorer: Any) -> dict[str, Any]:  # noqa: ANN401 - as above
     """Return a scorer's figures as plain data."""
     figures = asdict(scorer.stats)
     figures["devices"] = []

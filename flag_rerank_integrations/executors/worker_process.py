@@ -9,20 +9,19 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
-from flag_rerank_integrations import errors
 from flag_rerank_integrations.config import RerankConfig
-from flag_rerank_integrations.devices import Device
-from flag_rerank_integrations.errors import RerankError, WorkerDied, WorkerError, WorkerTimeout
+from flag_rerank_integrations.devices import Device, available_cores
+from flag_rerank_integrations.errors import WorkerDied, WorkerTimeout
 from flag_rerank_integrations.executors.frames import read_frame, skip_to_greeting, write_frame
+from flag_rerank_integrations.executors.worker import error_of, stats_of
 from flag_rerank_integrations.results import RerankStats
 
-__all__ = ["WorkerProcess"]
+__all__ = ["WorkerProcess", "worker_processes"]
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ class WorkerProcess:
         message = self._receive(None)
         if "fatal" in message:
             self.kill()
-            raise _error_of(message["fatal"], f"The worker for {self.device} could not start")
+            raise error_of(message["fatal"], f"The worker for {self.device} could not start")
 
     def ask(self, message: dict[str, Any], timeout: float | None) -> dict[str, Any]:
         """Send a message and wait for its answer.
@@ -108,7 +107,7 @@ class WorkerProcess:
             self.interrupt("it answered something that was not asked")
             raise self._died()
         if "error" in answer:
-            raise _error_of(answer["error"], f"Scoring on {self.device} failed")
+            raise error_of(answer["error"], f"Scoring on {self.device} failed")
         return answer
 
     def kill(self) -> None:
@@ -134,6 +133,11 @@ class WorkerProcess:
         """Whether there is a process, and it lives."""
         process = self._process
         return process is not None and process.poll() is None
+
+    @property
+    def restartable(self) -> bool:
+        """Whether one that has ended is to be started anew even while there is no work: always."""
+        return True
 
     @property
     def pid(self) -> int | None:
@@ -177,7 +181,7 @@ class WorkerProcess:
         if message is None:
             raise self._died()
         if "stats" in message:
-            self.stats = _stats_of(message["stats"])
+            self.stats = stats_of(message["stats"])
         return message
 
     def _died(self) -> WorkerDied:
@@ -242,6 +246,20 @@ def explained(code: int | None) -> str:
     return f" ({name}{hint})"
 
 
+def worker_processes(
+    config: RerankConfig, devices: Sequence[Device], on_exit: Callable[[], None]
+) -> list[WorkerProcess]:
+    """Make one process for each device, not started yet; they share the cores evenly.
+
+    Args:
+        config: Names the model.
+        devices: Where to load it, once each; a CPU may occur several times.
+        on_exit: See `WorkerProcess`.
+    """
+    threads = max(1, available_cores() // len(devices))
+    return [WorkerProcess(config, device, threads, on_exit) for device in devices]
+
+
 def child_environment(environment: dict[str, str], device: Device, threads: int) -> dict[str, str]:
     """Return the environment of a worker: its device alone is visible, and its share of the cores.
 
@@ -264,19 +282,6 @@ def child_environment(environment: dict[str, str], device: Device, threads: int)
     child["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), _ROOT]))
     child["PYTHONSAFEPATH"] = "1"
     return child
-
-
-def _error_of(described: dict[str, str], what: str) -> RerankError:
-    """Make an exception of a worker's description: one of ours by its name, else a WorkerError."""
-    kind = getattr(errors, described["type"], None)
-    if isinstance(kind, type) and issubclass(kind, RerankError):
-        return kind(described["message"])
-    return WorkerError(f"{what}: {described['type']}: {described['message']}\n{described['trace']}".rstrip())
-
-
-def _stats_of(figures: dict[str, Any]) -> RerankStats:
-    known = {field.name for field in fields(RerankStats)} - {"devices"}
-    return RerankStats(**{name: value for name, value in figures.items() if name in known})
 
 
 def _let_end(process: subprocess.Popen[bytes]) -> None:

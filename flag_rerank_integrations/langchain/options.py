@@ -21,6 +21,7 @@ from typing_extensions import Self
 
 from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, DEFAULT_MODEL
 from flag_rerank_integrations.errors import ConfigError
+from flag_rerank_integrations.ray_options import RayOptions
 from flag_rerank_integrations.remote.config import RemoteConfig
 from flag_rerank_integrations.reranker_source import Config, RerankerLike, RerankerSource
 from flag_rerank_integrations.wrapping import (
@@ -90,6 +91,7 @@ class RerankerOptions(BaseModel):
     score_cache: int = 0
     progress: bool = False
     timeout: float | None = None
+    ray: RayOptions | None = None
     remote: Annotated[Any, PlainSerializer(stored_remote), WithJsonSchema({"type": ["object", "null"]})] = None
     reranker: Annotated[Any, SkipJsonSchema()] = Field(default=None, exclude=True)
 

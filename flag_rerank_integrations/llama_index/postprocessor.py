@@ -30,6 +30,7 @@ from typing_extensions import Self
 from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, DEFAULT_MODEL
 from flag_rerank_integrations.llama_index.events import dispatcher, reranking
 from flag_rerank_integrations.llama_index.nodes import checked_call, copy_node, write_hidden
+from flag_rerank_integrations.ray_options import RayOptions
 from flag_rerank_integrations.reranker_source import Config, RerankerLike, RerankerSource
 from flag_rerank_integrations.results import RankedPassage
 from flag_rerank_integrations.wrapping import (
@@ -124,6 +125,7 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
     score_cache: int = 0
     progress: bool = False
     timeout: float | None = None
+    ray: RayOptions | None = None
 
     _source: RerankerSource = PrivateAttr()
 

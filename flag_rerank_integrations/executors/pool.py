@@ -1,7 +1,8 @@
-"""Several devices: one worker process for each, and shards of requests for whoever is free.
+"""Several workers, here or in a cluster, and shards of requests for whoever of them is free.
 
-One dispatcher thread a worker starts its process, hands it shards, and starts it anew when
-it is lost. A shard whose worker was lost goes to the next free one, twice at most.
+One dispatcher thread a worker starts it, hands it shards, and starts it anew when it is
+lost. A shard whose worker was lost goes to the next free one, twice at most. What a worker
+is, a process or a Ray actor, this module does not know.
 """
 
 from __future__ import annotations
@@ -10,23 +11,22 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Final
 
 from flag_rerank_integrations.config import RerankConfig
-from flag_rerank_integrations.devices import Device, available_cores
 from flag_rerank_integrations.errors import RerankError, WorkerDied, WorkerError, WorkerTimeout
 from flag_rerank_integrations.executors.base import OnProgress
 from flag_rerank_integrations.executors.request import Request, closed_error, forked_error
 from flag_rerank_integrations.executors.shards import Shard, ShardQueue, cut, parts_of
-from flag_rerank_integrations.executors.worker_process import WorkerProcess
+from flag_rerank_integrations.executors.worker import Worker
 from flag_rerank_integrations.pairs import SCORE, Pair, ScoredPairs, Task
 from flag_rerank_integrations.results import DeviceStats, RerankStats, add
 from flag_rerank_integrations.windows import Windows
 
-__all__ = ["ProcessExecutor"]
+__all__ = ["PoolExecutor"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,14 +35,18 @@ _CHARACTERS_PER_TOKEN: Final = 6
 _JOIN_SECONDS: Final = 0.2
 _LONGEST_PAUSE: Final = 30.0
 
+MakeWorkers = Callable[[Callable[[], None]], Sequence[Worker]]
+"""Makes a pool's workers, not started yet; given what they call when they have ended."""
+
 
 class _Dispatcher(threading.Thread):
-    """Owns one worker process for as long as the executor lives."""
+    """Owns one worker for as long as the executor lives."""
 
-    def __init__(self, worker: WorkerProcess, pool: _Pool) -> None:
+    def __init__(self, worker: Worker, pool: _Pool) -> None:
         super().__init__(name=f"flag-rerank dispatcher {worker.device}", daemon=True)
         self.worker = worker
         self.started: Future[None] = Future()
+        self.up = False
         self.busy = False
         self.restarts = 0
         self.finished_work = RerankStats()
@@ -59,6 +63,7 @@ class _Dispatcher(threading.Thread):
             self.worker.kill()
             self.started.set_exception(error)
             return
+        self.up = True
         self.started.set_result(None)
         try:
             while (shards := self._pool.queue.take(self._is_to_restart)) is not None:
@@ -70,10 +75,15 @@ class _Dispatcher(threading.Thread):
 
     def _is_to_restart(self) -> bool:
         """Tell whether the idle worker has ended; one that ends again and again waits for work."""
-        return not self.worker.running and self._idle_restarts < _MOST_FAILURES
+        worker = self.worker
+        return not worker.running and worker.restartable and self._idle_restarts < _MOST_FAILURES
 
     def _serve(self, shards: list[Shard]) -> None:
         """Have shards scored, in one message; without any, see to the worker alone."""
+        if shards and not self.worker.running and self._pool.has_others(self):
+            # A start takes long, in a cluster above all: the workers that are up need not wait for it.
+            self._pool.queue.put_back(shards)
+            shards = []
         try:
             self._idle_restarts += not shards
             self._revive()
@@ -118,6 +128,7 @@ class _Dispatcher(threading.Thread):
             self._failed_starts += 1
             msg = f"The worker for {self.worker.device} does not start any more: {error}"
             raise WorkerDied(msg) from error
+        self.up = True
         self._failed_starts = 0
         self.restarts += 1
 
@@ -147,6 +158,7 @@ class _Dispatcher(threading.Thread):
             self._pool.closing.wait(min(_LONGEST_PAUSE, 2.0**self._failed_starts))
 
     def _end_worker(self) -> None:
+        self.up = False
         self.worker.kill()
         self.finished_work = add(self.finished_work, self.worker.stats)
         self.worker.stats = RerankStats()
@@ -155,14 +167,12 @@ class _Dispatcher(threading.Thread):
 class _Pool:
     """What dispatchers share. It knows nothing of the executor, so that a forgotten one can be collected."""
 
-    def __init__(self, config: RerankConfig, devices: Sequence[Device], threads: int) -> None:
+    def __init__(self, workers: MakeWorkers, timeout: float | None) -> None:
         self.queue = ShardQueue()
-        self.timeout = config.timeout
+        self.timeout = timeout
         self.closing = threading.Event()
         self._delivering = threading.Lock()
-        self.dispatchers = [
-            _Dispatcher(WorkerProcess(config, device, threads, self.queue.wake), self) for device in devices
-        ]
+        self.dispatchers = [_Dispatcher(worker, self) for worker in workers(self.queue.wake)]
 
     def start(self) -> None:
         """Load all models at once, and wait for the last.
@@ -183,35 +193,34 @@ class _Pool:
 
     def has_others(self, dispatcher: _Dispatcher) -> bool:
         """Tell whether any other worker is up."""
-        return any(other.worker.running for other in self.dispatchers if other is not dispatcher)
+        return any(other.up and other.worker.running for other in self.dispatchers if other is not dispatcher)
 
     def close(self) -> None:
         """Kill every worker, busy or not, and wait for the threads."""
         self.closing.set()
         self.queue.close(closed_error())
         others = [d for d in self.dispatchers if d is not threading.current_thread()]
-        while any(d.is_alive() for d in others):  # one may just have started its process
+        while any(d.is_alive() for d in others):  # one may just have started its worker
             for dispatcher in others:
                 dispatcher.worker.interrupt()
                 dispatcher.join(_JOIN_SECONDS)
 
 
-class ProcessExecutor:
-    """Scores on several devices, one worker process each.
+class PoolExecutor:
+    """Scores with several workers, each with a model of its own.
 
     Args:
         config: Names the model.
-        devices: Where to load it, once each; a CPU may occur several times.
+        workers: Makes the workers; they are started here, all at once.
 
     Raises:
-        RerankError: The model cannot be loaded on one of the devices; see the subclass.
+        RerankError: The model cannot be loaded by one of the workers; see the subclass.
     """
 
-    def __init__(self, config: RerankConfig, devices: Sequence[Device]) -> None:
+    def __init__(self, config: RerankConfig, workers: MakeWorkers) -> None:
         self._process = os.getpid()
         self._most_characters = Windows.of(config).reach(config.max_length) * _CHARACTERS_PER_TOKEN
-        threads = max(1, available_cores() // len(devices))
-        self._pool = _Pool(config, devices, threads)
+        self._pool = _Pool(workers, config.timeout)
         self._stop = weakref.finalize(self, self._pool.close)
         try:
             self._pool.start()
