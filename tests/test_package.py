@@ -28,14 +28,6 @@ PUBLIC = {
         "__version__",
     ],
     "flag_rerank_integrations.remote": ["RemoteConfig", "RemoteReranker"],
-    "flag_rerank_integrations": [
-        "RankedPassage",
-        "RayOptions",
-        "RerankConfig",
-        "RerankStats",
-        "Reranker",
-        "__version__",
-    ],
     "flag_rerank_integrations.langchain": [
         "FlagCrossEncoder",
         "FlagRerankCompressor",
