@@ -60,13 +60,12 @@ def attend(
     """
     layout.calls += 1
     if _has_varlen(query, rule):
-        starts = layout.starts_on(query.device)
-        return _varlen(query, key, value, (starts, starts), (layout.longest, layout.longest), rule)
+        return _varlen(query, key, value, layout, layout.starts_on(query.device), layout.longest, rule)
     outputs = []
-    for first, count, length in layout.runs:
+    for (first, count, length), head in zip(layout.runs, layout.run_heads, strict=True):
         run = slice(first, first + count * length)
-        queries, keys, values = (_split(tensor[run], count) for tensor in (query, key, value))
-        outputs.append(_attend_run(queries, keys, values, rule.within(length)))
+        keys, values = (_seen(tensor, run, count, head) for tensor in (key, value))
+        outputs.append(_attend_run(_split(query[run], count), keys, values, rule.within(keys.shape[2])))
     return _joined(outputs)
 
 
@@ -90,16 +89,18 @@ def attend_once(
         Outputs of shape (pairs, heads * head size).
     """
     layout.calls += 1
-    if _has_varlen(query, rule) and (rule.causal or rule.window is None):
-        places = (
-            torch.arange(len(layout.starts), dtype=torch.int32, device=query.device),
-            layout.starts_on(key.device),
-        )
-        return _varlen(query, key, value, places, (1, layout.longest), rule)
-    outputs, pair = [], 0
-    for first, count, length in layout.runs:
-        keys, values = (_split(tensor[first : first + count * length], count) for tensor in (key, value))
-        if rule.window is not None and rule.window < length:
+    pairs = len(query)
+    if _has_varlen(query, rule) and len(layout.lengths) == pairs and (rule.causal or rule.window is None):
+        each = torch.arange(pairs + 1, dtype=torch.int32, device=query.device)
+        return _varlen(query, key, value, layout, each, 1, rule)
+    outputs, pair, segment = [], 0, 0
+    for (first, count, length), head in zip(layout.runs, layout.run_heads, strict=True):
+        segment += count
+        if segment - count not in layout.answering:
+            continue
+        run = slice(first, first + count * length)
+        keys, values = (_seen(tensor, run, count, head) for tensor in (key, value))
+        if rule.window is not None and rule.window < keys.shape[2]:
             seen = slice(-rule.window, None) if rule.causal else slice(None, rule.window)
             keys, values = keys[:, :, seen], values[:, :, seen]
         queries = _split(query[pair : pair + count], count)
@@ -107,6 +108,15 @@ def attend_once(
         outputs.append(_attend_run(queries, keys, values, AttentionRule(scaling=rule.scaling, softcap=rule.softcap)))
         pair += count
     return _joined(outputs)
+
+
+def _seen(tensor: torch.Tensor, run: slice, count: int, head: tuple[int, int] | None) -> torch.Tensor:
+    """Return the keys or values that each segment of a run sees, (count, heads, length, size)."""
+    own = _split(tensor[run], count)
+    if head is None:
+        return own
+    shared = _split(tensor[head[0] : sum(head)], 1).expand(count, -1, -1, -1)
+    return torch.cat([shared, own], dim=2)
 
 
 def packed_attention(  # noqa: PLR0913 - the signature transformers calls
@@ -185,8 +195,9 @@ def _attend_run(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rul
     """Attend within pairs of equal length; all tensors are (pairs, heads, length, size)."""
     if rule.softcap is not None:
         return _attend_softcapped(query, key, value, rule, rule.softcap)
-    length = query.shape[2]
-    mask = None if rule.window is None else _visible(length, rule, query.device)
+    length, seen = query.shape[2], key.shape[2]
+    plain = rule.window is None and (length == seen or not rule.causal)
+    mask = None if plain else _visible(length, seen, rule, query.device)
     return scaled_dot_product_attention(
         query,
         key,
@@ -207,14 +218,14 @@ def _attend_softcapped(
     products = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if rule.scaling is None else rule.scaling)
     products = softcap * torch.tanh(products / softcap)
     if rule.causal or rule.window is not None:
-        products = products.masked_fill(~_visible(query.shape[2], rule, query.device), float("-inf"))
+        products = products.masked_fill(~_visible(query.shape[2], key.shape[2], rule, query.device), float("-inf"))
     return products.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
 
 
-def _visible(length: int, rule: AttentionRule, device: torch.device) -> torch.Tensor:
-    """Return which token sees which, shape (length, length)."""
-    positions = torch.arange(length, device=device)
-    distance = positions[:, None] - positions[None, :]
+def _visible(length: int, seen: int, rule: AttentionRule, device: torch.device) -> torch.Tensor:
+    """Return which of the last `length` tokens sees which of all `seen`, shape (length, seen)."""
+    positions = torch.arange(seen, device=device)
+    distance = positions[seen - length :, None] - positions[None, :]
     visible = distance >= 0 if rule.causal else torch.ones_like(distance, dtype=torch.bool)
     return visible if rule.window is None else visible & (distance.abs() < rule.window)
 
@@ -252,13 +263,19 @@ def _varlen(  # noqa: PLR0913, PLR0917 - the parameters of one attention call
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    starts: tuple[torch.Tensor, torch.Tensor],
-    longest: tuple[int, int],
+    layout: PackedLayout,
+    starts: torch.Tensor,
+    longest: int,
     rule: AttentionRule,
 ) -> torch.Tensor:
-    """Attend within all pairs in one call of `torch.nn.attention.varlen.varlen_attn`."""
+    """Attend within all pairs in one call of `torch.nn.attention.varlen.varlen_attn`.
+
+    Where queries are fewer than keys the kernel lines up their ends, as a shared head needs it.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
+    if layout.shares:
+        key, value = (tensor.index_select(0, layout.seen_on(key.device)) for tensor in (key, value))
     side = -1 if rule.window is None else rule.window - 1
     options: dict[str, Any] = {"scale": rule.scaling, "window_size": (side, 0 if rule.causal else side)}
     repeats = query.shape[1] // key.shape[1]
@@ -266,7 +283,8 @@ def _varlen(  # noqa: PLR0913, PLR0917 - the parameters of one attention call
         options["enable_gqa"] = True
     elif repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    output = varlen_attn(query, key, value, *starts, *longest, **options)
+    seen_starts = layout.seen_starts_on(key.device)
+    output = varlen_attn(query, key, value, starts, seen_starts, longest, max(layout.seen_lengths), **options)
     assert isinstance(output, torch.Tensor)  # noqa: S101 - nothing but the output was asked for
     return output.flatten(1)
 

@@ -18,7 +18,7 @@ from flag_rerank_integrations.families.checkpoint import Checkpoint, effective_m
 from flag_rerank_integrations.families.loading import Stopwatch, check_vocabulary, load_model, load_tokenizer
 from flag_rerank_integrations.families.prompts import prompt_text
 from flag_rerank_integrations.families.torch_family import TorchFamily
-from flag_rerank_integrations.packing import current_layout
+from flag_rerank_integrations.packing import PackedLayout, current_layout
 from flag_rerank_integrations.pairs import EncodedPair, Pair
 from flag_rerank_integrations.windows import Windows
 
@@ -65,6 +65,17 @@ def load(checkpoint: Checkpoint, config: RerankConfig, device: Device) -> Causal
         if config.quantization == "int8" and device.kind == "cpu":
             family.quantize(config.model)
     return family
+
+
+# Sharing costs a copy of keys and values for each pair; it is worth that where it saves as many
+# tokens in all as a short passage has (benchmarks/causal.py).
+_LEAST_TOKENS_SAVED: Final = 32
+_SAMPLE_HEAD: Final = 40
+
+
+def worth_sharing(head: int, pairs: int) -> int:
+    """Return how many tokens of a common head to compute once for so many pairs: all of them, or none."""
+    return head if head * (pairs - 1) >= _LEAST_TOKENS_SAVED else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,17 +187,45 @@ class CausalFamily(TorchFamily):
     def _use_own_layers(self) -> Callable[[], None] | None:
         return self._use_last_token_layer()
 
+    def _samples(self) -> list[EncodedPair]:
+        """Add two pairs that share their beginning to those that are made up for every model."""
+        samples = super()._samples()
+        first, second = samples[0].ids, samples[1].ids
+        head = min(_SAMPLE_HEAD, len(first) - 1)
+        pairs = ([*first[:head], *rest] for rest in (first[head:], second[: self.max_length - head]))
+        return [*samples, *(EncodedPair(ids, head_tokens=head) for ids in pairs)]
+
+    def _layout(self, batch: Sequence[EncodedPair]) -> PackedLayout:
+        return self._shared(batch)[1]
+
     def _run_packed(self, batch: Sequence[EncodedPair]) -> torch.Tensor:
         layout = current_layout()
         assert layout is not None  # noqa: S101 - set by the only caller
-        last = 0 if self.way == "own layers" else layout.last_tokens(self._device)
+        groups, _ = self._shared(batch)
+        rows, positions = [], []
+        for head, members in groups:
+            if head:
+                rows.append(batch[members[0]].ids[:head])
+                positions.append(range(head))
+            rows.extend(batch[i].ids[head:] for i in members)
+            positions.extend(range(head, len(batch[i])) for i in members)
         logits: torch.Tensor = self.model(
-            input_ids=self._flat([pair.ids for pair in batch]),
-            position_ids=self._flat([range(len(pair)) for pair in batch]),
+            input_ids=self._flat(rows),
+            position_ids=self._flat(positions),
             use_cache=False,
-            logits_to_keep=last,
+            logits_to_keep=0 if self.way == "own layers" else layout.last_tokens(self._device),
         ).logits
-        return logits[0, :, 0]
+        order = [i for _, members in groups for i in members]
+        return logits[0, :, 0][self._to_device(np.argsort(order))]
+
+    def _shared(self, batch: Sequence[EncodedPair]) -> tuple[list[tuple[int, list[int]]], PackedLayout]:
+        """Group pairs by the head they share, (its tokens, their indices), where that saves enough."""
+        by_head: dict[tuple[int, ...], list[int]] = {}
+        for index, pair in enumerate(batch):
+            by_head.setdefault(tuple(pair.ids[: pair.head_tokens]), []).append(index)
+        groups = [(worth_sharing(len(head), len(members)), members) for head, members in by_head.items()]
+        layout = PackedLayout.sharing([(head, [len(batch[i]) - head for i in members]) for head, members in groups])
+        return groups, layout
 
     def _run_padded(self, batch: Sequence[EncodedPair]) -> torch.Tensor:
         """Pad on the left, so that the last position of every pair is the last column."""

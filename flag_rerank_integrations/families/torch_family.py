@@ -22,7 +22,7 @@ from flag_rerank_integrations.families.base import Family, Floats
 from flag_rerank_integrations.families.int8_linear import int8_gain, quantize_linears
 from flag_rerank_integrations.families.last_token_layer import LastTokenLayer
 from flag_rerank_integrations.families.loading import Stopwatch, quiet_transformers
-from flag_rerank_integrations.packing import packed, to_device
+from flag_rerank_integrations.packing import PackedLayout, packed, to_device
 from flag_rerank_integrations.pairs import EncodedPair, Layout, Pair
 
 __all__ = ["TorchFamily", "Way"]
@@ -71,6 +71,10 @@ class TorchFamily(Family, ABC):
     @abstractmethod
     def _run_packed(self, batch: Sequence[EncodedPair]) -> torch.Tensor:
         """Return the logits of pairs that lie end to end, shape (pairs,)."""
+
+    def _layout(self, batch: Sequence[EncodedPair]) -> PackedLayout:
+        """Return how the pairs lie in one flat sequence."""
+        return PackedLayout.of([len(pair) for pair in batch])
 
     @abstractmethod
     def _run_padded(self, batch: Sequence[EncodedPair]) -> torch.Tensor:
@@ -203,7 +207,7 @@ class TorchFamily(Family, ABC):
             return torch.cat([self._run_padded([pair]) for pair in batch])
         if layout == "padded":
             return self._run_padded(batch)
-        with packed([len(pair) for pair in batch]) as where:
+        with packed(self._layout(batch)) as where:
             logits = self._run_packed(batch)
             if where.calls == 0:
                 msg = "the model does not call the registered attention function"
