@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from flag_rerank_integrations import RemoteConfig
 from flag_rerank_integrations.errors import ConfigError
+from flag_rerank_integrations.remote.secret import Secret
 
 URL = "http://localhost:8080"
 KEY = "sk-very-secret-0123456789"
@@ -139,10 +140,10 @@ def test_options_survive_json_pickle_and_copies(options: dict[str, Any]) -> None
 
 
 def test_the_key_is_nowhere_but_where_it_is_needed() -> None:
-    config = RemoteConfig(URL, api_key=KEY)  # type: ignore[arg-type] # a string becomes a Secret
+    config = RemoteConfig(URL, api_key=KEY)
     shown = [repr(config), str(config), config.to_json(), str(config.to_dict()), str(dataclasses.asdict(config))]
     assert not [text for text in shown if KEY in text]
-    assert config.api_key is not None
+    assert isinstance(config.api_key, Secret)
     assert config.api_key.reveal() == KEY
     assert pickle.loads(pickle.dumps(config)).api_key == config.api_key
     assert config == RemoteConfig(URL, api_key=config.api_key) != RemoteConfig(URL)

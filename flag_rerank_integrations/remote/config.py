@@ -52,7 +52,7 @@ class RemoteConfig:
     url: str
     form: str = "auto"
     model: str | None = None
-    api_key: Secret | None = dataclasses.field(default=None, repr=False)
+    api_key: Secret | str | None = dataclasses.field(default=None, repr=False)
     api_key_env: str | None = None
     normalize: bool | None = False
     long_passages: str = "truncate"

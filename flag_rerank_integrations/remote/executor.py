@@ -196,7 +196,7 @@ def _check_installed() -> None:
 
 def _key_of(config: RemoteConfig) -> Secret | None:
     if config.api_key_env is None:
-        return config.api_key
+        return None if config.api_key is None else Secret.of(config.api_key, "api_key")
     value = os.environ.get(config.api_key_env)
     if not value:
         msg = f"api_key_env={config.api_key_env!r}: there is no such environment variable, or it is empty."

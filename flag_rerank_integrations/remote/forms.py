@@ -45,7 +45,7 @@ class Form:
     gives_logits: bool
     """Whether it can be asked for logits; a server that cannot has a scale of its own."""
     refuses_long: bool
-    """Whether it can be told to refuse what is too long; else it always cuts."""
+    """Whether it can be asked to refuse what is too long."""
     needs_model: bool
 
     def check(self, model: str | None, normalize: bool | None, long_passages: str) -> None:  # noqa: FBT001 - an option
@@ -66,7 +66,7 @@ class Form:
         if long_passages == "error" and not self.refuses_long:
             msg = (
                 f"long_passages='error' is not possible with form={self.name!r}: "
-                f"the server cuts what is too long and does not tell. Use 'truncate'."
+                f"there is no way to ask such a server to refuse what is too long. Use 'truncate'."
             )
             raise ConfigError(msg)
 

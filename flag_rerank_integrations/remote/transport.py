@@ -31,6 +31,7 @@ _NOT_THERE: Final = frozenset({404, 405})
 _REFUSED: Final = frozenset({400, 413, 422})
 _FIRST_WAIT: Final = 0.2
 _LONGEST_WAIT: Final = 60.0
+_MOST_DOUBLINGS: Final = 10
 
 
 class RefusedError(InputError):
@@ -111,29 +112,30 @@ class Transport:
 
         lost = (httpx.NetworkError, httpx.ConnectTimeout, httpx.RemoteProtocolError)
         headers = {} if content is None else {"Content-Type": "application/json"}
-        for attempt in range(self._retries + 1):
+        attempts = 0
+        while True:
+            attempts += 1
             self.requests += 1
-            self.repeated += attempt > 0
-            asked_for: float | None = None
             try:
                 response = await self._client.request(method, url, content=content, headers=headers)
             except lost as error:
-                failure: RerankError = self._unreachable(url, error, attempt + 1)
+                failure: RerankError = self._unreachable(url, error, attempts)
+                asked_for = None
             except httpx.HTTPError as error:
-                raise self._unreachable(url, error, attempt + 1) from None
+                raise self._unreachable(url, error, attempts) from None
             else:
                 if response.status_code not in _BUSY:
                     return response
-                failure = self._busy(response, attempt + 1)
-                asked_for = _retry_after(response)
-            if attempt == self._retries:
+                failure, asked_for = self._busy(response, attempts), _retry_after(response)
+            if attempts > self._retries:
                 raise failure
-            await self._wait(attempt, asked_for, deadline, failure)
-        raise AssertionError  # range() above is never empty
+            await self._wait(attempts, asked_for, deadline, failure)
+            self.repeated += 1
 
-    async def _wait(self, attempt: int, asked_for: float | None, deadline: float | None, failure: RerankError) -> None:
+    async def _wait(self, attempts: int, asked_for: float | None, deadline: float | None, failure: RerankError) -> None:
         """Wait before the next attempt: longer each time, at random so that callers spread, or as the server asks."""
-        seconds = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        doublings = min(attempts - 1, _MOST_DOUBLINGS)
+        seconds = min(_FIRST_WAIT * 2**doublings, _LONGEST_WAIT) * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
         if asked_for is not None:
             seconds = max(seconds, asked_for)
         too_late = deadline is not None and time.monotonic() + seconds >= deadline
