@@ -45,7 +45,6 @@ _MOST_OVERLAP: Final = 0.9
 # Options of the contract whose implementation has not landed: any value but these is refused,
 # because an option that is accepted and ignored is worse than none.
 _ONLY_FOR_NOW: Final[dict[str, tuple[object, ...]]] = {
-    "quantization": (None,),
     "cutoff_layer": (None,),
     "compress_ratio": (1,),
     "compress_layers": ((8,),),
@@ -71,7 +70,7 @@ class RerankConfig:
         prompt: The task prompt of a causal reranker, in place of its default.
         family: How pairs are laid out and scores read; "auto" reads it from the checkpoint.
         backend: "auto", "torch" or "onnx".
-        quantization: None, "int8" or "int4". Not available yet.
+        quantization: None, or "int8" or "int4" weights, on accelerators, with the `quantization` extra.
         cutoff_layer: The layer to read scores from, for layerwise models. Not available yet.
         compress_ratio: Token compression of lightweight models: 1 (off), 2, 4 or 8. Not available yet.
         compress_layers: Layers at which tokens are compressed. Not available yet.
@@ -112,7 +111,7 @@ class RerankConfig:
     compress_ratio: int = 1
     compress_layers: tuple[int, ...] = (8,)
     long_passages: str = "truncate"
-    window_overlap: float = 0.5
+    window_overlap: float = 0.25
     window_aggregation: str = "max"
     max_windows: int = 64
     revision: str | None = None

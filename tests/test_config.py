@@ -163,8 +163,6 @@ def test_a_query_may_not_fill_the_pair() -> None:
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("quantization", "int8"),
-        ("quantization", "int4"),
         ("cutoff_layer", 28),
         ("compress_ratio", 2),
         ("compress_layers", (8, 16)),

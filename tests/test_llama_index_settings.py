@@ -46,7 +46,7 @@ OTHER: dict[str, Any] = {
     "compress_ratio": 1,
     "compress_layers": (8,),
     "long_passages": "windows",
-    "window_overlap": 0.25,
+    "window_overlap": 0.4,
     "window_aggregation": "mean",
     "max_windows": 8,
     "revision": "main",

@@ -21,7 +21,7 @@ _MODULES = {
 }
 # Those whose encoders cut passages into windows; the others leave the layout to another library.
 _READS_WINDOWS = frozenset({"encoder", "causal", "onnx"})
-_TAKES_ADAPTERS = frozenset({"encoder", "causal"})
+_TAKES_ADAPTERS = _QUANTIZES = frozenset({"encoder", "causal"})
 _NOT_YET = {
     "LayerWiseMiniCPMForCausalLM": "layerwise",
     "CostWiseGemmaForCausalLM": "lightweight",
@@ -38,15 +38,33 @@ def load(config: RerankConfig, device: Device) -> Family:
     """
     checkpoint = Checkpoint.open(config)
     name = detect(checkpoint, config)
+    _check_options(name, checkpoint, config)
+    module = import_module(f"{__name__}.{_MODULES[name]}")
+    family: Family = module.load(checkpoint, config, device)
+    return family
+
+
+def _check_options(name: str, checkpoint: Checkpoint, config: RerankConfig) -> None:
+    """Refuse what only other families can do.
+
+    Raises:
+        ConfigError: It is asked for.
+    """
     if config.long_passages == "windows" and name not in _READS_WINDOWS:
         msg = f"The {name} family cannot read {config.model!r} in windows: use long_passages='truncate' or 'error'."
         raise ConfigError(msg)
     if checkpoint.adapter is not None and name not in _TAKES_ADAPTERS:
         msg = f"{config.model!r} is an adapter, which the {name} family cannot merge: merge it with peft and save that."
         raise ConfigError(msg)
-    module = import_module(f"{__name__}.{_MODULES[name]}")
-    family: Family = module.load(checkpoint, config, device)
-    return family
+    if config.quantization is None:
+        return
+    what = f"quantization={config.quantization!r} cannot be used for {config.model!r}"
+    if name not in _QUANTIZES:
+        msg = f"{what}, which is of the {name} family."
+        raise ConfigError(msg)
+    if checkpoint.adapter is not None:
+        msg = f"{what}: an adapter is merged into whole weights."
+        raise ConfigError(msg)
 
 
 def detect(checkpoint: Checkpoint, config: RerankConfig) -> str:
