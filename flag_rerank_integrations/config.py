@@ -44,11 +44,6 @@ _CHOICES: Final[dict[str, tuple[object, ...]]] = {
 }
 _OF_WINDOWS: Final = ("window_overlap", "window_aggregation", "max_windows")
 _MOST_OVERLAP: Final = 0.9
-# Options of the contract whose implementation has not landed: any value but these is refused,
-# because an option that is accepted and ignored is worse than none.
-_ONLY_FOR_NOW: Final[dict[str, tuple[object, ...]]] = {
-    "quantization": (None, "int8"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +65,8 @@ class RerankConfig:
             own words), "same-meaning", "duplicate-question", "counterargument", or a sentence of your own.
         family: How pairs are laid out and scores read; "auto" reads it from the checkpoint.
         backend: "auto", "torch" or "onnx".
-        quantization: None, "int8" or "int4" (not available yet): integers for the layers' weights.
+        quantization: None, "int8" or "int4": integers for the layers' weights. On a CPU "int8" alone; on
+            accelerators with the `quantization` extra.
         cutoff_layer: The layer to read scores at, for layerwise and lightweight models; no layer behind it
             is loaded. None is the model's last.
         progressive: Steps (layer, fraction) of a ranking that prunes itself, such as ((8, 0.5), (20, 0.25)),
@@ -101,7 +97,7 @@ class RerankConfig:
             RayOptions(num_workers=4).
 
     Raises:
-        ConfigError: An option has a wrong type or value, or is not available yet.
+        ConfigError: An option has a wrong type or value.
     """
 
     model: str = DEFAULT_MODEL
@@ -123,7 +119,7 @@ class RerankConfig:
     compress_layers: tuple[int, ...] = (8,)
     matched_head: bool = False
     long_passages: str = "truncate"
-    window_overlap: float = 0.5
+    window_overlap: float = 0.25
     window_aggregation: str = "max"
     max_windows: int = 64
     revision: str | None = None
@@ -147,10 +143,6 @@ class RerankConfig:
         self._check_ranges()
         self._check_windows()
         ray_options(self.device, self.ray)
-        for name, ready in _ONLY_FOR_NOW.items():
-            if getattr(self, name) not in ready:
-                msg = f"{name}={getattr(self, name)!r} is not available yet; for now use {ready[0]!r}."
-                raise ConfigError(msg)
 
     def _normalize_forms(self) -> None:
         """Turn paths, torch dtypes and devices, and lists into strings and tuples."""

@@ -174,18 +174,6 @@ def test_a_query_may_not_fill_the_pair() -> None:
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("quantization", "int4"),
-        ("score_cache", 100),
-    ],
-)
-def test_what_has_not_landed_is_refused_not_ignored(name: str, value: object) -> None:
-    with pytest.raises(ConfigError, match=f"^{name}=.* is not available yet"):
-        RerankConfig.from_dict({name: value})
-
-
-@pytest.mark.parametrize(
-    "name, value",
-    [
         ("quantization", "int2"),
         ("compress_ratio", 3),
         ("compress_layers", "8"),

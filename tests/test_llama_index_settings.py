@@ -49,7 +49,7 @@ OTHER: dict[str, Any] = {
     "compress_layers": (8, 16),
     "matched_head": True,
     "long_passages": "windows",
-    "window_overlap": 0.25,
+    "window_overlap": 0.4,
     "window_aggregation": "mean",
     "max_windows": 8,
     "revision": "main",

@@ -34,6 +34,7 @@ def count_or_auto(text: str) -> int | str:
 _TEXT: Final[dict[str, str]] = {
     "device": 'where to run: "auto", "cpu", "cuda:1", "mps", "npu:0", "xpu:0"; several: "cuda:0,cuda:1", "all", '
     '"auto:2", "cpu:2", "ray:4" (default: auto)',
+    "quantization": '"int8" or "int4" weights; "int4" on accelerators only',
     "dtype": '"auto", "float32", "float16" or "bfloat16" (default: auto)',
     "instruction": "text put before the query, for models trained with one",
     "prompt": 'the task of a reranker that is a language model: "qa", "same-meaning", "duplicate-question", '
@@ -52,7 +53,7 @@ _NUMBERS: Final[dict[str, tuple[Callable[[str], object], str]]] = {
     "max-length": (int, "most tokens of a query and a passage together (default: 1024, or the model's limit)"),
     "query-max-length": (int, "most tokens of the query (default: three quarters of --max-length)"),
     "max-batch-tokens": (count_or_auto, "most tokens in one forward pass (default: auto)"),
-    "window-overlap": (float, "least share of a window that it has in common with the next (default: 0.5)"),
+    "window-overlap": (float, "least share of a window that it has in common with the next (default: 0.25)"),
     "max-windows": (int, "most windows of one passage (default: 64)"),
     "timeout": (float, "seconds that scoring may take"),
     "cutoff-layer": (int, "layerwise and lightweight models: the layer to read (default: the last)"),

@@ -52,16 +52,31 @@ def load(config: RerankConfig, device: Device) -> Family:
     """
     checkpoint = Checkpoint.open(config)
     name = detect(checkpoint, config)
+    _check_options(name, checkpoint, config)
+    module = import_module(f"{__name__}.{_MODULES[name]}")
+    family: Family = module.load(checkpoint, config, device)
+    return family
+
+
+def _check_options(name: str, checkpoint: Checkpoint, config: RerankConfig) -> None:
+    """Refuse what only other families can do.
+
+    Raises:
+        ConfigError: It is asked for.
+    """
     if config.long_passages == "windows" and name not in _READS_WINDOWS:
         msg = f"The {name} family cannot read {config.model!r} in windows: use long_passages='truncate' or 'error'."
         raise ConfigError(msg)
     if checkpoint.adapter is not None and name not in _TAKES_ADAPTERS:
         msg = f"{config.model!r} is an adapter, which the {name} family cannot merge: merge it with peft and save that."
         raise ConfigError(msg)
+    if config.quantization is not None and checkpoint.adapter is not None:
+        msg = (
+            f"quantization={config.quantization!r} cannot be used for {config.model!r}: an adapter is merged into "
+            f"whole weights."
+        )
+        raise ConfigError(msg)
     _refuse_options(name, config)
-    module = import_module(f"{__name__}.{_MODULES[name]}")
-    family: Family = module.load(checkpoint, config, device)
-    return family
 
 
 def detect(checkpoint: Checkpoint, config: RerankConfig) -> str:

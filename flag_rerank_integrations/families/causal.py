@@ -17,6 +17,7 @@ from flag_rerank_integrations.encoding import TextEncoder, TokenizedText
 from flag_rerank_integrations.families.checkpoint import Checkpoint, effective_max_length, position_limit
 from flag_rerank_integrations.families.loading import Stopwatch, check_vocabulary, load_model, load_tokenizer
 from flag_rerank_integrations.families.prompts import prompt_text
+from flag_rerank_integrations.families.quantization import quantizes_after_load
 from flag_rerank_integrations.families.torch_family import TorchFamily
 from flag_rerank_integrations.packing import PackedLayout, current_layout
 from flag_rerank_integrations.pairs import EncodedPair, Pair
@@ -62,7 +63,7 @@ def load(checkpoint: Checkpoint, config: RerankConfig, device: Device) -> Causal
     family = CausalFamily(model, encoder, device, stopwatch)
     with stopwatch.step("self-check"):
         family.choose_layout()
-        if config.quantization == "int8" and device.kind == "cpu":
+        if quantizes_after_load(config, device):
             family.quantize(config.model)
     return family
 

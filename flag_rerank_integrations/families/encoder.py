@@ -19,6 +19,8 @@ from flag_rerank_integrations.errors import ConfigError, ModelLoadError
 from flag_rerank_integrations.families.checkpoint import Checkpoint, effective_max_length, position_limit
 from flag_rerank_integrations.families.encoder_stack import EncoderStack
 from flag_rerank_integrations.families.loading import Stopwatch, check_vocabulary, load_model, load_tokenizer
+from flag_rerank_integrations.families.quantization import quantizes_after_load
+from flag_rerank_integrations.families.score_head import keep_in_float32
 from flag_rerank_integrations.families.torch_family import TorchFamily
 from flag_rerank_integrations.packing import current_layout
 from flag_rerank_integrations.pairs import EncodedPair, Pair
@@ -43,6 +45,7 @@ def load(checkpoint: Checkpoint, config: RerankConfig, device: Device) -> Encode
         tokenizer = load_tokenizer(checkpoint, config)
     with stopwatch.step("weights"):
         model = load_model(transformers.AutoModelForSequenceClassification, checkpoint, config, device)
+        keep_in_float32(model, checkpoint.path if checkpoint.adapter is None else None)
     check_vocabulary(model, tokenizer, config)
     if model.config.num_labels != 1:
         msg = f"{config.model!r} has {model.config.num_labels} labels: it is a classifier; a reranker has one."
@@ -59,7 +62,7 @@ def load(checkpoint: Checkpoint, config: RerankConfig, device: Device) -> Encode
     family = EncoderFamily(model, encoder, device, stopwatch)
     with stopwatch.step("self-check"):
         family.choose_layout()
-        if config.quantization == "int8" and device.kind == "cpu":
+        if quantizes_after_load(config, device):
             family.quantize(config.model)
     return family
 

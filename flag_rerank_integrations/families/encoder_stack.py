@@ -97,7 +97,14 @@ class _FirstTokenLayer(_Layer):
 
 
 def _merged(*layers: torch.nn.Linear) -> torch.nn.Linear:
-    """Make one layer of several, and let them use its weights too: nothing is in memory twice."""
+    """Make one layer of several, and let them use its weights too: nothing is in memory twice.
+
+    Raises:
+        AttributeError: Their weights are no plain matrices, but quantized.
+    """
+    if any(type(layer.weight) is not torch.nn.Parameter or not layer.weight.is_floating_point() for layer in layers):
+        msg = "These layers have no plain weights."
+        raise AttributeError(msg)
     size = layers[0].out_features
     merged = torch.nn.Linear(layers[0].in_features, size * len(layers), device="meta")
     merged.weight = torch.nn.Parameter(torch.cat([layer.weight for layer in layers]), requires_grad=False)

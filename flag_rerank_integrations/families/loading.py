@@ -18,6 +18,7 @@ from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.errors import DeviceError, ModelLoadError
 from flag_rerank_integrations.families.checkpoint import Checkpoint
+from flag_rerank_integrations.families.quantization import quantized_loading
 from flag_rerank_integrations.families.weight_files import check_weight_files, some
 
 __all__ = [
@@ -126,12 +127,14 @@ def load_model(auto_class: Any, checkpoint: Checkpoint, config: RerankConfig, de
     """
     safe = check_weight_files(checkpoint.path, config)
     adapter = checkpoint.adapter
-    options = {} if adapter is None else adapter.options(config)
+    dtype = torch_dtype(config, device)
+    quantized = quantized_loading(config, device, dtype)
+    options = quantized if adapter is None else adapter.options(config)
     with quiet_transformers():
         try:
             model, report = auto_class.from_pretrained(
                 checkpoint.path,
-                dtype=torch_dtype(config, device),
+                dtype=dtype,
                 use_safetensors=safe,
                 ignore_mismatched_sizes=True,  # they are refused below, by name
                 trust_remote_code=config.trust_remote_code,
@@ -151,7 +154,8 @@ def load_model(auto_class: Any, checkpoint: Checkpoint, config: RerankConfig, de
         _check_weights(model, _without(report, adapter.brings(config)), config)
         model = adapter.merge(model, config)
     try:
-        return model.eval().requires_grad_(False).to(str(device))  # noqa: FBT003 - torch's own signature
+        model = model.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
+        return model if quantized else model.to(str(device))  # what is quantized was loaded in place
     except torch.OutOfMemoryError as error:
         msg = f"{config.model!r} does not fit into the free memory of {device}. Choose another device or dtype."
         raise DeviceError(msg) from error

@@ -79,7 +79,7 @@ class RerankerOptions(BaseModel):
     compress_layers: tuple[int, ...] = (8,)
     matched_head: bool = False
     long_passages: str = "truncate"
-    window_overlap: float = 0.5
+    window_overlap: float = 0.25
     window_aggregation: str = "max"
     max_windows: int = 64
     revision: str | None = None
