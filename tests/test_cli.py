@@ -8,6 +8,7 @@ import signal
 import subprocess
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_tools import COMMAND, Outcome, flag_rerank, on_terminal, open_terminal, read_terminal
@@ -84,6 +85,12 @@ class TestRank:
             (QUERY, 3, 1),
             (QUERY, 1, 2),
         ]
+
+    def test_a_progressive_ranking_tells_how_far_each_passage_got(self, layered: Any) -> None:
+        options = ["--model", layered("layerwise"), "--device", "cpu", "--progressive", "3:0.5,5:0.25", "--json"]
+        outcome = flag_rerank("rank", "-q", "panda", *options, stdin="a\nb\nc\nd\n")
+        assert (outcome.code, outcome.err) == (0, "")
+        assert [json.loads(line)["layer"] for line in outcome.out.splitlines()] == [8, 5, 3, 3]
 
     def test_nothing_to_rank_is_no_failure(self) -> None:
         outcome = flag_rerank("rank", "-q", QUERY, stdin="\n \n")

@@ -20,6 +20,12 @@ class Commands(Protocol):
         ...
 
 
+def steps(text: str) -> tuple[tuple[int, float], ...]:
+    """Read steps of a progressive ranking, such as "8:0.5,20:0.25"."""
+    pairs = [step.partition(":") for step in text.split(",")]
+    return tuple((int(layer), float(fraction)) for layer, _, fraction in pairs)
+
+
 def count_or_auto(text: str) -> int | str:
     """Read a whole number, or the word "auto"."""
     return text if text == "auto" else int(text)
@@ -30,8 +36,10 @@ _TEXT: Final[dict[str, str]] = {
     '"auto:2", "cpu:2" (default: auto)',
     "dtype": '"auto", "float32", "float16" or "bfloat16" (default: auto)',
     "instruction": "text put before the query, for models trained with one",
-    "prompt": "the task prompt of a causal reranker, in place of its default",
-    "family": '"auto", "encoder", "causal", "onnx" or "sentence-transformers" (default: auto)',
+    "prompt": 'the task of a reranker that is a language model: "qa", "same-meaning", "duplicate-question", '
+    '"counterargument", or a sentence (default: the model\'s own)',
+    "family": '"auto", "encoder", "causal", "layerwise", "lightweight", "onnx" or "sentence-transformers" '
+    "(default: auto)",
     "backend": '"auto", "torch" or "onnx" (default: auto)',
     "revision": "branch, tag or commit of a hub repository",
     "cache-dir": "directory of the hub's cache",
@@ -47,6 +55,12 @@ _NUMBERS: Final[dict[str, tuple[Callable[[str], object], str]]] = {
     "window-overlap": (float, "least share of a window that it has in common with the next (default: 0.5)"),
     "max-windows": (int, "most windows of one passage (default: 64)"),
     "timeout": (float, "seconds that scoring may take"),
+    "progressive": (
+        steps,
+        'layerwise and lightweight models: what part of the passages goes on where: "8:0.5,20:0.25"',
+    ),
+    "cutoff-layer": (int, "layerwise and lightweight models: the layer to read (default: the last)"),
+    "compress-ratio": (int, "lightweight models: passage tokens that become one: 1, 2, 4 or 8 (default: 1)"),
 }
 _FLAGS: Final[dict[str, str]] = {
     "normalize": "scores from 0 to 1 (sigmoid) instead of logits",
@@ -71,7 +85,7 @@ def add_model_options(parser: argparse.ArgumentParser, default_model: str) -> No
     for name, text in _TEXT.items():
         group.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar=_metavar(name), help=text)
     for name, (kind, text) in _NUMBERS.items():
-        group.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, metavar="N", help=text)
+        group.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, metavar=_metavar_of(kind), help=text)
     for name, text in _FLAGS.items():
         group.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=text)
 
@@ -97,3 +111,7 @@ def as_typed(text: str) -> str:
 
 def _metavar(name: str) -> str:
     return name.upper().rpartition("-")[2]
+
+
+def _metavar_of(kind: Callable[[str], object]) -> str:
+    return "STEPS" if kind is steps else "N"
