@@ -75,13 +75,14 @@ class Scorer:
         """The work done so far; an immutable snapshot, safe to read from any thread."""
         return self._meter.stats
 
-    def score(self, pairs: Sequence[Pair]) -> ScoredPairs:
-        """Return the logits of pairs, in order."""
-        logits, cut = [0.0] * len(pairs), [0] * len(pairs)
-        for batch in self.steps(pairs):
+    def score(self, pairs: Sequence[Pair], task: Task = SCORE) -> ScoredPairs:
+        """Return the logits of pairs, in order; see `Task` for what else may be asked."""
+        places = task.places(len(pairs))
+        logits, cut, layers = [0.0] * places, [0] * places, [0] * places
+        for batch in self.steps(pairs, task=task):
             for index, logit, tokens in zip(batch.indices, batch.logits, batch.truncated_tokens, strict=True):
-                logits[index], cut[index] = logit, tokens
-        return ScoredPairs(logits, cut)
+                logits[index], cut[index], layers[index] = logit, tokens, batch.layer or 0
+        return ScoredPairs(logits, cut, layers if task.counts else None)
 
     def steps(
         self, pairs: Sequence[Pair], wanted: Callable[[int], bool] | None = None, task: Task = SCORE

@@ -57,7 +57,7 @@ _NUMBERS: Final[dict[str, tuple[Callable[[str], object], str]]] = {
     "timeout": (float, "seconds that scoring may take"),
     "progressive": (
         steps,
-        'layerwise and lightweight models: what part of the passages goes on where: "8:0.5,20:0.25"',
+        'layerwise and lightweight models: what part of the passages goes on, as "8:0.5,20:0.25"',
     ),
     "cutoff-layer": (int, "layerwise and lightweight models: the layer to read (default: the last)"),
     "compress-ratio": (int, "lightweight models: passage tokens that become one: 1, 2, 4 or 8 (default: 1)"),
