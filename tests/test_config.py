@@ -47,7 +47,11 @@ VALID: dict[str, st.SearchStrategy[Any]] = {
     "progress": st.booleans(),
     "timeout": st.none() | st.integers(1, 10**6) | st.floats(0, 1e6, exclude_min=True),
 }
-configs = st.fixed_dictionaries({}, optional=VALID).map(lambda options: RerankConfig(**options))
+configs = (
+    st.fixed_dictionaries({}, optional=VALID)
+    .filter(lambda options: not (options.get("progressive") and options.get("long_passages") == "windows"))
+    .map(lambda options: RerankConfig(**options))
+)
 
 
 @given(configs)

@@ -142,6 +142,20 @@ def test_a_copy_scores_the_same(layered: Any, live: dict[str, Reranker], kind: s
             assert off(copied.score(PAIRS[:3]), live[kind].score(PAIRS[:3])) <= 3e-6
 
 
+@KINDS
+def test_a_long_passage_may_be_read_in_windows(layered: Any, kind: str) -> None:
+    long = ("Berlin", PAIRS[2][1] * 4)
+    options = {"compress_ratio": 2, "compress_layers": (3,)} if kind == "lightweight" else {}
+    with Reranker(layered(kind), device="cpu", max_length=LENGTH, long_passages="windows", **options) as reranker:
+        family = family_of(reranker)
+        (pair,) = family.encode([long])
+        windows = family.forward_layers([pair, *pair.rest], [5, 8])
+        assert len(windows) > 3
+        assert off(reranker.score([long]), [windows[:, 1].max()]) <= 3e-6
+        assert off(reranker.score_layers([long], [5])[5], [windows[:, 0].max()]) <= 3e-6
+        assert reranker.stats().truncated_pairs == 0
+
+
 def test_compression_keeps_query_and_prompt_and_averages_the_passage() -> None:
     hidden = torch.arange(20.0)[:, None].repeat(1, 3)
     shorter, parts = compress(hidden, [Parts(2, 7, 1), Parts(1, 0, 2), Parts(1, 4, 2)], 4)

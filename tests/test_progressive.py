@@ -14,6 +14,9 @@ import torch
 
 from flag_rerank_integrations import RankedPassage, Reranker, progressive
 from flag_rerank_integrations.errors import ConfigError, DeviceError, WorkerError
+from flag_rerank_integrations.executors.request import Request
+from flag_rerank_integrations.executors.shards import cut, parts_of
+from flag_rerank_integrations.pairs import ScoredPairs, Task
 from flag_rerank_integrations.progressive import Ranking, survivors
 
 STEPS = ((3, 0.5), (5, 0.25))
@@ -227,8 +230,7 @@ def test_a_score_that_is_no_number_is_an_error(pruned: Any) -> None:
 
 def test_a_caller_that_leaves_frees_its_rankings(pruned: Any, full: dict[str, Reranker]) -> None:
     reranker = pruned(max_batch_tokens=64)
-    task = reranker._pruned([200])
-    busy = reranker._executor.submit([("panda", text) for text in texts(200, 7)], task=task)
+    busy = reranker._executor.submit([("panda", text) for text in texts(200, 7)], task=Task(counts=(200,)))
     busy.cancel()
     same(reranker.rank(*REQUESTS[1]), expected_ranking(full["layerwise"], *REQUESTS[1]))
     assert reranker.stats().forward_passes < 200
@@ -247,6 +249,28 @@ def test_several_devices_keep_rankings_whole(full: dict[str, Reranker], pruned: 
     with pytest.raises(ConfigError, match="layers 2 to 8"):
         pool.score_layers(pairs, [9])
     assert pool.stats().pruned_pairs == sum(len(p) - math.ceil(len(p) / 4) for _, p in requests)
+
+
+def test_a_ranking_is_never_cut_between_workers() -> None:
+    counts = (3, 1, 40, 2, 2)
+    pairs = [(f"query {number}", f"{index} " * 2000) for number, count in enumerate(counts) for index in range(count)]
+    shards = cut(Request(pairs, task=Task(counts=counts)), workers=2, most_characters=2000)
+    assert len(shards) > 1
+    assert sorted(count for shard in shards for count in shard.counts) == sorted(counts)
+    for shard in shards:
+        assert [pairs[index] for (index,) in shard.indices] == list(shard.pairs)
+        assert sum(shard.counts) == len(shard.pairs)
+        first = 0
+        for count in shard.counts:
+            assert len({query for query, _ in shard.pairs[first : first + count]}) == 1
+            first += count
+
+
+def test_an_answer_of_several_rows_is_cut_by_columns() -> None:
+    answer = ScoredPairs([1.0, 2.0, 3.0, 10.0, 20.0, 30.0], [1, 2, 3, 1, 2, 3], [8, 8, 4, 8, 8, 4])
+    left, right = parts_of(answer, [2, 1])
+    assert left == ScoredPairs([1.0, 2.0, 10.0, 20.0], [1, 2, 1, 2], [8, 8, 8, 8])
+    assert right == ScoredPairs([3.0, 30.0], [3, 3], [4, 4])
 
 
 @pytest.mark.parametrize(

@@ -25,3 +25,10 @@ HALF_PRECISION = 0.03
 def test_scores_are_the_published_ones(model: str) -> None:
     with Reranker(model, dtype="float32") as reranker:
         assert reranker.score(PAIRS) == pytest.approx(PUBLISHED[model], abs=HALF_PRECISION)
+
+
+@pytest.mark.hub
+@pytest.mark.timeout(3600)
+def test_the_layerwise_score_is_the_published_one() -> None:
+    with Reranker("BAAI/bge-reranker-v2-minicpm-layerwise", dtype="float32", cutoff_layer=28) as reranker:
+        assert reranker.score(PAIRS[:1]) == pytest.approx([-7.03125], abs=HALF_PRECISION)

@@ -56,6 +56,10 @@ _NUMBERS: Final[dict[str, tuple[Callable[[str], object], str]]] = {
     "window-overlap": (float, "least share of a window that it has in common with the next (default: 0.25)"),
     "max-windows": (int, "most windows of one passage (default: 64)"),
     "timeout": (float, "seconds that scoring may take"),
+    "progressive": (
+        steps,
+        'layerwise and lightweight models: what part of the passages goes on, as "8:0.5,20:0.25"',
+    ),
     "cutoff-layer": (int, "layerwise and lightweight models: the layer to read (default: the last)"),
     "compress-ratio": (int, "lightweight models: passage tokens that become one: 1, 2, 4 or 8 (default: 1)"),
 }
@@ -66,7 +70,7 @@ _FLAGS: Final[dict[str, str]] = {
     "trust-remote-code": "let code that comes with a checkpoint run",
 }
 
-MODEL_OPTIONS: Final = ("model", "progressive", *(name.replace("-", "_") for name in (*_TEXT, *_NUMBERS, *_FLAGS)))
+MODEL_OPTIONS: Final = ("model", *(name.replace("-", "_") for name in (*_TEXT, *_NUMBERS, *_FLAGS)))
 """Names of the options of `RerankConfig`, as attributes of what is parsed."""
 
 
@@ -82,14 +86,7 @@ def add_model_options(parser: argparse.ArgumentParser, default_model: str) -> No
     for name, text in _TEXT.items():
         group.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar=_metavar(name), help=text)
     for name, (kind, text) in _NUMBERS.items():
-        group.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, metavar="N", help=text)
-    group.add_argument(
-        "--progressive",
-        type=steps,
-        default=argparse.SUPPRESS,
-        metavar="STEPS",
-        help='layerwise and lightweight models: what part of the passages goes on at a layer, as "8:0.5,20:0.25"',
-    )
+        group.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, metavar=_metavar_of(kind), help=text)
     for name, text in _FLAGS.items():
         group.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=text)
 
@@ -115,3 +112,7 @@ def as_typed(text: str) -> str:
 
 def _metavar(name: str) -> str:
     return name.upper().rpartition("-")[2]
+
+
+def _metavar_of(kind: Callable[[str], object]) -> str:
+    return "STEPS" if kind is steps else "N"

@@ -29,8 +29,8 @@ string or an object whose text is under {", ".join(map(repr, passages.TEXT_KEYS)
 be an object with a "query" of its own, and the passages of each query are ranked among themselves."""
 _EPILOG: Final = """\
 With --json every line of output is one object: rank (from 1), score, index (from 0, among the passages
-read), line (from 1), truncated_tokens (null where a server scored), text, and layer, record (the object that
-was read) or query where there is one.
+read), line (from 1), truncated_tokens (null where a server scored), text, and layer (of a progressive ranking),
+record (the object that was read) or query where there is one.
 
 examples:
   flag-rerank rank -q "how many people live in Berlin?" passages.txt --model quickstart

@@ -76,7 +76,7 @@ class LayeredFamily(Family, Protocol):
     ) -> tuple[Floats, list[State]]:
         """Run one batch from layer `start` to layer `stop`; return its logits there, and its new states.
 
-        Without states it starts anew, from layer 0.
+        Without states it starts anew, from layer 0. Behind the last layer that can be read there are no states.
         """
         ...
 

@@ -9,7 +9,7 @@ weights leaves nothing uninitialised.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -18,17 +18,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from flag_rerank_integrations.attention import packed, packed_attention
+from flag_rerank_integrations.attention import AttentionRule, attend, attend_once
+from flag_rerank_integrations.packing import PackedLayout, packed
 
-__all__ = ["ACTIVATIONS", "Attention", "Decoder", "Feedforward", "Norm", "Rotation", "Shape"]
+__all__ = ["ACTIVATIONS", "Attention", "Decoder", "Feedforward", "Norm", "Place", "Shape"]
 
 ACTIVATIONS: Final[dict[str, Callable[[Tensor], Tensor]]] = {
     "silu": functional.silu,
     "gelu_pytorch_tanh": partial(functional.gelu, approximate="tanh"),
 }
 
-Rotation = tuple[Tensor, Tensor]
+_Rotation = tuple[Tensor, Tensor]
 """Cosines and sines, each of shape (tokens, 1, head size / 2), in float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a layer is run: which pairs lie before it, and of which tokens its output is wanted."""
+
+    layout: PackedLayout
+    rotation: _Rotation
+    last: Tensor | None = None
+    """The pairs' last tokens, where nothing but their output is wanted."""
+
+    def kept(self, tokens: Tensor) -> Tensor:
+        """Return what belongs to the tokens whose output is wanted, of one row for each token."""
+        return tokens if self.last is None else tokens.index_select(0, self.last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,37 +91,30 @@ class Norm(nn.Module):
 class Attention(nn.Module):
     """Causal self-attention within each pair, with rotated positions and shared key heads."""
 
-    is_causal = True
-
     def __init__(self, shape: Shape, window: int | None) -> None:
         super().__init__()
-        self._head_size, self._scale = shape.head_size, shape.attention_scale
-        self._window, self._softcap = window, shape.softcap
+        self._head_size = shape.head_size
+        self._rule = AttentionRule(causal=True, scaling=shape.attention_scale, window=window, softcap=shape.softcap)
         width, key_width = shape.heads * shape.head_size, shape.key_heads * shape.head_size
         self.q_proj = nn.Linear(shape.size, width, bias=shape.attention_bias)
         self.k_proj = nn.Linear(shape.size, key_width, bias=shape.attention_bias)
         self.v_proj = nn.Linear(shape.size, key_width, bias=shape.attention_bias)
         self.o_proj = nn.Linear(width, shape.size, bias=shape.attention_bias)
 
-    def forward(self, hidden: Tensor, rotation: Rotation) -> Tensor:
-        """Attend; `hidden` is (tokens, size), the layout that is in force says where pairs end."""
-        by_head = (len(hidden), -1, self._head_size)
-        query = _rotate(self.q_proj(hidden).view(by_head), rotation)
-        key = _rotate(self.k_proj(hidden).view(by_head), rotation)
-        value = self.v_proj(hidden).view(by_head)
-        attended, _ = packed_attention(
-            self,
-            query.transpose(0, 1).unsqueeze(0),
-            key.transpose(0, 1).unsqueeze(0),
-            value.transpose(0, 1).unsqueeze(0),
-            None,
-            scaling=self._scale,
-            is_causal=True,
-            sliding_window=self._window,
-            softcap=self._softcap,
-        )
-        output: Tensor = self.o_proj(attended.reshape(len(hidden), -1))
+    def forward(self, hidden: Tensor, place: Place) -> Tensor:
+        """Attend; `hidden` is (tokens, size), and there is a row of output for each that is wanted."""
+        query = self._heads(self.q_proj, place.kept(hidden))
+        key, value = self._heads(self.k_proj, hidden), self._heads(self.v_proj, hidden)
+        cosines, sines = place.rotation
+        query, key = _rotated(query, place.kept(cosines), place.kept(sines)), _rotated(key, cosines, sines)
+        of_all_or_last = attend if place.last is None else attend_once
+        output: Tensor = self.o_proj(of_all_or_last(query, key, value, place.layout, self._rule))
         return output
+
+    def _heads(self, projection: nn.Module, hidden: Tensor) -> Tensor:
+        """Project (rows, size) to (rows, heads, head size)."""
+        heads: Tensor = projection(hidden).view(len(hidden), -1, self._head_size)
+        return heads
 
 
 class Feedforward(nn.Module):
@@ -130,7 +138,7 @@ class Decoder(nn.Module):
 
     Args:
         shape: What it is made of.
-        make_layer: Makes one layer, which maps (hidden, rotation) to hidden.
+        make_layer: Makes one layer, which maps (hidden, place) to hidden.
         depth: How many layers, counted from the first.
     """
 
@@ -148,14 +156,27 @@ class Decoder(nn.Module):
         # The factor in the weights' own data type, as the models were trained: for Gemma it is not whole.
         return embedded * torch.tensor(self._scale, dtype=embedded.dtype)
 
-    def run(self, hidden: Tensor, lengths: Sequence[int], layers: range) -> Tensor:
-        """Run some layers over pairs of these lengths, which lie end to end in (tokens, size)."""
+    def run(self, hidden: Tensor, lengths: Sequence[int], layers: range, *, to_last: bool = False) -> Tensor:
+        """Run some layers over pairs of these lengths, which lie end to end.
+
+        Args:
+            hidden: Shape (tokens, size).
+            lengths: Of each pair.
+            layers: Their numbers, from 0; at least one where `to_last` is set.
+            to_last: Whether only the pairs' last tokens are wanted: of the others the last of the layers
+                then computes nothing but keys and values.
+
+        Returns:
+            Shape (tokens, size), or (pairs, size).
+        """
         if not layers:
             return hidden
-        rotation = self._rotations.of(lengths, hidden.device)
-        with packed(lengths):
+        with packed(lengths) as layout:
+            place = Place(layout, self._rotations.of(lengths, hidden.device))
             for index in layers:
-                hidden = self.layers[index](hidden, rotation)
+                if to_last and index == layers[-1]:
+                    place = replace(place, last=layout.last_tokens(hidden.device))
+                hidden = self.layers[index](hidden, place)
         return hidden
 
 
@@ -164,9 +185,9 @@ class _Rotations:
 
     def __init__(self, head_size: int, theta: float) -> None:
         self._frequencies = theta ** (-np.arange(0, head_size, 2, dtype=np.float64) / head_size)
-        self._table: Rotation | None = None
+        self._table: _Rotation | None = None
 
-    def of(self, lengths: Sequence[int], device: torch.device) -> Rotation:
+    def of(self, lengths: Sequence[int], device: torch.device) -> _Rotation:
         """Return the rotations of pairs that lie end to end, each counted from position 0."""
         longest = max(lengths)
         if self._table is None or len(self._table[0]) < longest or self._table[0].device != device:
@@ -179,9 +200,8 @@ class _Rotations:
         return cosines.index_select(0, places), sines.index_select(0, places)
 
 
-def _rotate(heads: Tensor, rotation: Rotation) -> Tensor:
-    """Rotate (tokens, heads, head size) by each token's position, in float32; halves are the two coordinates."""
-    cosines, sines = rotation
+def _rotated(heads: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Rotate (rows, heads, head size) by each row's position, in float32; halves are the two coordinates."""
     first, second = heads.float().chunk(2, dim=-1)
     rotated = torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
     return rotated.to(heads.dtype)

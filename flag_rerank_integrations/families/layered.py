@@ -122,8 +122,9 @@ class LayeredModel(LayeredFamily):
             hidden, parts = self._embed(batch)
             scores: dict[int, Tensor] = {}
             for start, stop in _legs(layers):
-                hidden, parts = self._run(hidden, parts, range(start, stop))
-                scores[stop] = self._read(hidden, parts, stop)
+                end = stop == max(layers)
+                hidden, parts = self._run(hidden, parts, range(start, stop), to_last=end)
+                scores[stop] = self._read(hidden if end else _last_tokens(hidden, parts), stop)
             table: Floats = torch.stack([scores[layer] for layer in layers], dim=1).cpu().numpy()
         return table
 
@@ -139,7 +140,8 @@ class LayeredModel(LayeredFamily):
             stop: How many they are to have been through.
 
         Returns:
-            Logits of shape (len(batch),), and the new states, which share memory: see `compact`.
+            Logits of shape (len(batch),), and the new states, which share memory: see `compact`. None of them
+            behind the last layer.
         """
         with torch.inference_mode():
             if states is None:
@@ -147,9 +149,10 @@ class LayeredModel(LayeredFamily):
             else:
                 hidden = torch.cat(list(states))
                 parts = [self._parts(pair, len(state)) for pair, state in zip(batch, states, strict=True)]
-            hidden, parts = self._run(hidden, parts, range(start, stop))
-            logits: Floats = self._read(hidden, parts, stop).cpu().numpy()
-            return logits, list(torch.split(hidden, [len(part) for part in parts]))
+            end = stop == self.layers[-1]
+            hidden, parts = self._run(hidden, parts, range(start, stop), to_last=end)
+            logits: Floats = self._read(hidden if end else _last_tokens(hidden, parts), stop).cpu().numpy()
+            return logits, [] if end else list(torch.split(hidden, [len(part) for part in parts]))
 
     def compact(self, states: Sequence[State]) -> list[State]:
         """Return copies of some states of a batch, so that the memory of the others is freed with them."""
@@ -186,22 +189,28 @@ class LayeredModel(LayeredFamily):
         tail = self._encoder.tail_length
         return Parts(pair.head_tokens, length - pair.head_tokens - tail, tail)
 
-    def _run(self, hidden: Tensor, parts: list[Parts], layers: range) -> tuple[Tensor, list[Parts]]:
-        """Run layers, numbered from 0; those that compress do so before they run."""
+    def _run(self, hidden: Tensor, parts: list[Parts], layers: range, *, to_last: bool) -> tuple[Tensor, list[Parts]]:
+        """Run layers, numbered from 0; those that compress do so before they run. See `Decoder.run`."""
         assert self._decoder is not None  # noqa: S101 - as above
         start = layers.start
         for layer in sorted(self._compressed.intersection(layers)):
             hidden = self._decoder.run(hidden, [len(part) for part in parts], range(start, layer))
             hidden, parts = compress(hidden, parts, self._ratio)
             start = layer
-        return self._decoder.run(hidden, [len(part) for part in parts], range(start, layers.stop)), parts
+        lengths = [len(part) for part in parts]
+        return self._decoder.run(hidden, lengths, range(start, layers.stop), to_last=to_last), parts
 
-    def _read(self, hidden: Tensor, parts: Sequence[Parts], layer: int) -> Tensor:
-        """Return the score of each pair's last token."""
+    def _read(self, last: Tensor, layer: int) -> Tensor:
+        """Return the scores of the pairs' last tokens, of shape (pairs, size)."""
         assert self._decoder is not None  # noqa: S101 - as above
         assert self._heads is not None  # noqa: S101 - as above
-        last = torch.from_numpy(np.cumsum([len(part) for part in parts]) - 1).to(hidden.device)
-        return self._heads.score(layer, self._decoder.norm(hidden.index_select(0, last)))
+        return self._heads.score(layer, self._decoder.norm(last))
+
+
+def _last_tokens(hidden: Tensor, parts: Sequence[Parts]) -> Tensor:
+    """Pick each pair's last token out of (tokens, size)."""
+    places = torch.from_numpy(np.cumsum([len(part) for part in parts]) - 1)
+    return hidden.index_select(0, places.to(hidden.device))
 
 
 def _legs(layers: Sequence[int]) -> list[tuple[int, int]]:

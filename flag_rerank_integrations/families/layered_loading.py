@@ -18,7 +18,8 @@ from flag_rerank_integrations.families.heads import Heads
 from flag_rerank_integrations.families.layered import Architecture, LayeredModel
 from flag_rerank_integrations.families.loading import Stopwatch, quiet_transformers, torch_dtype
 from flag_rerank_integrations.families.prompts import prompt_text
-from flag_rerank_integrations.families.weights import WeightFiles
+from flag_rerank_integrations.families.weights import StoredWeights
+from flag_rerank_integrations.windows import Windows
 
 __all__ = ["load_layered"]
 
@@ -43,7 +44,7 @@ def load_layered(
     with stopwatch.step("tokenizer"):
         encoder = _encoder(architecture, checkpoint, config)
     with stopwatch.step("weights"):
-        files = WeightFiles(checkpoint, config)
+        files = StoredWeights(checkpoint, config)
         decoder = _decoder(architecture, files, readable[-1], config, device)
         heads = _heads(architecture, files, readable, device)
     return LayeredModel(
@@ -83,6 +84,7 @@ def _encoder(architecture: Architecture, checkpoint: Checkpoint, config: RerankC
         prompt=prompt_text(config, architecture.prompt),
         special_tokens=config.special_tokens,
         instruction=config.instruction,
+        windows=Windows.of(config),
         passage_instruction=config.passage_instruction,
     )
     limit = position_limit(checkpoint.config)
@@ -106,7 +108,7 @@ def _tokenizer(checkpoint: Checkpoint, config: RerankConfig) -> Any:  # noqa: AN
 
 
 def _decoder(
-    architecture: Architecture, files: WeightFiles, depth: int, config: RerankConfig, device: Device
+    architecture: Architecture, files: StoredWeights, depth: int, config: RerankConfig, device: Device
 ) -> Decoder:
     """Build the first `depth` layers without memory, then fill in the checkpoint's weights."""
     with torch.device("meta"):
@@ -129,7 +131,7 @@ def _belongs_to(name: str, depth: int) -> bool:
     return layer is None or int(layer[1]) < depth
 
 
-def _heads(architecture: Architecture, files: WeightFiles, readable: range, device: Device) -> Heads:
+def _heads(architecture: Architecture, files: StoredWeights, readable: range, device: Device) -> Heads:
     names = architecture.head_names[: len(readable)]
     rows = files.read(dict.fromkeys(names, (1, architecture.shape.size)), torch.float32, device)
     return Heads(readable, torch.cat([rows[name] for name in names]), architecture.softcap)

@@ -13,7 +13,7 @@ from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.errors import ModelLoadError
 from flag_rerank_integrations.families.causal import DEFAULT_PROMPT
 from flag_rerank_integrations.families.checkpoint import Checkpoint
-from flag_rerank_integrations.families.decoder import Attention, Feedforward, Norm, Rotation, Shape
+from flag_rerank_integrations.families.decoder import Attention, Feedforward, Norm, Place, Shape
 from flag_rerank_integrations.families.layered import Architecture, LayeredModel
 from flag_rerank_integrations.families.layered_loading import load_layered
 from flag_rerank_integrations.families.settings import Settings
@@ -45,10 +45,10 @@ class ScaledLayer(nn.Module):
         self.post_attention_layernorm = Norm(shape)
         self._scale = shape.residual_scale
 
-    def forward(self, hidden: Tensor, rotation: Rotation) -> Tensor:
+    def forward(self, hidden: Tensor, place: Place) -> Tensor:
         """Run the layer over (tokens, size)."""
-        attended = self.self_attn(self.input_layernorm(hidden), rotation)
-        hidden = torch.add(hidden, attended, alpha=self._scale)
+        attended = self.self_attn(self.input_layernorm(hidden), place)
+        hidden = torch.add(place.kept(hidden), attended, alpha=self._scale)
         return torch.add(hidden, self.mlp(self.post_attention_layernorm(hidden)), alpha=self._scale)
 
 

@@ -11,7 +11,7 @@ from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.errors import ModelLoadError
 from flag_rerank_integrations.families.checkpoint import Checkpoint
-from flag_rerank_integrations.families.decoder import Attention, Feedforward, Norm, Rotation, Shape
+from flag_rerank_integrations.families.decoder import Attention, Feedforward, Norm, Place, Shape
 from flag_rerank_integrations.families.layered import Architecture, LayeredModel
 from flag_rerank_integrations.families.layered_loading import load_layered
 from flag_rerank_integrations.families.settings import Settings
@@ -47,9 +47,10 @@ class SandwichLayer(nn.Module):
         self.pre_feedforward_layernorm = Norm(shape)
         self.post_feedforward_layernorm = Norm(shape)
 
-    def forward(self, hidden: Tensor, rotation: Rotation) -> Tensor:
+    def forward(self, hidden: Tensor, place: Place) -> Tensor:
         """Run the layer over (tokens, size)."""
-        hidden = hidden + self.post_attention_layernorm(self.self_attn(self.input_layernorm(hidden), rotation))
+        attended = self.self_attn(self.input_layernorm(hidden), place)
+        hidden = place.kept(hidden) + self.post_attention_layernorm(attended)
         return torch.add(hidden, self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(hidden))))
 
 
