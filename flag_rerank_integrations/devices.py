@@ -14,6 +14,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from flag_rerank_integrations.errors import ConfigError, DeviceError
@@ -26,6 +27,7 @@ _ACCELERATORS: Final = ("cuda", "xpu", "npu", "mps")
 _SPEC: Final = re.compile(r"(?P<kind>[a-z]+)(?::(?P<index>\d+))?")
 _QUERY_SECONDS: Final = 10
 _MEBIBYTE: Final = 1 << 20
+_QUOTA_FILE: Final = "/sys/fs/cgroup/cpu.max"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -218,8 +220,13 @@ def _host_memory() -> tuple[int | None, int | None]:
 
 
 def available_cores() -> int:
-    """Return how many cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use: its affinity, and its container's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path(_QUOTA_FILE).read_text(encoding="ascii").split()
+        return max(1, min(count, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or "max": no quota
+        return count
 
 
 def _cpu_name() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -121,7 +122,7 @@ class Scorer:
         start = time.perf_counter()
         try:
             logits = self._family.forward(batch)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
             self._back_off(batch, error)
@@ -137,7 +138,7 @@ class Scorer:
         )
         return logits
 
-    def _back_off(self, batch: list[EncodedPair], error: RuntimeError) -> None:
+    def _back_off(self, batch: list[EncodedPair], error: RuntimeError | MemoryError) -> None:
         """Halve the token budget and remember it.
 
         Raises:
@@ -171,11 +172,10 @@ def _spread(owners: list[list[int]], batch: list[EncodedPair], logits: Floats) -
     return result
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell running out of memory from every other RuntimeError."""
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError):
+def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Tell running out of memory, on the device or here, from every other RuntimeError."""
+    torch = sys.modules.get("torch")  # not imported for this: an ONNX worker has none, and no memory left for it
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
     # torch raises a plain RuntimeError where the host's allocator fails.
     return "DefaultCPUAllocator: not enough memory" in str(error) or "can't allocate memory" in str(error)

@@ -20,7 +20,7 @@ from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.errors import RerankError, WorkerError
 from flag_rerank_integrations.executors.base import OnProgress
-from flag_rerank_integrations.executors.request import Request, closed_error, forked_error
+from flag_rerank_integrations.executors.request import Request, closed_error, forked_error, unless_forked
 from flag_rerank_integrations.pairs import Pair, ScoredPairs
 from flag_rerank_integrations.results import DeviceStats, RerankStats
 from flag_rerank_integrations.scorer import ScoredBatch, Scorer
@@ -179,7 +179,7 @@ class LocalExecutor:
         self._process = os.getpid()
         self._worker = _Worker(config, device)
         self._worker.start()
-        self._stop = weakref.finalize(self, self._worker.stop)
+        self._stop = weakref.finalize(self, unless_forked(self._worker.stop))
         try:
             self._scorer = self._worker.loaded.result()
         except BaseException:

@@ -19,7 +19,7 @@ from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device, available_cores
 from flag_rerank_integrations.errors import RerankError, WorkerDied, WorkerError, WorkerTimeout
 from flag_rerank_integrations.executors.base import OnProgress
-from flag_rerank_integrations.executors.request import Request, closed_error, forked_error
+from flag_rerank_integrations.executors.request import Request, closed_error, forked_error, unless_forked
 from flag_rerank_integrations.executors.shards import Shard, ShardQueue, cut
 from flag_rerank_integrations.executors.worker_process import WorkerProcess
 from flag_rerank_integrations.pairs import Pair, ScoredPairs
@@ -209,7 +209,7 @@ class ProcessExecutor:
         self._most_characters = config.max_length * _CHARACTERS_PER_TOKEN
         threads = max(1, available_cores() // len(devices))
         self._pool = _Pool(config, devices, threads)
-        self._stop = weakref.finalize(self, self._pool.close)
+        self._stop = weakref.finalize(self, unless_forked(self._pool.close))
         try:
             self._pool.start()
         except BaseException:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Future
+import logging
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from flag_rerank_integrations.errors import WorkerError
 from flag_rerank_integrations.executors.base import OnProgress
 from flag_rerank_integrations.pairs import Pair, ScoredPairs
 
-__all__ = ["Request", "closed_error", "forked_error"]
+__all__ = ["Request", "closed_error", "forked_error", "unless_forked"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
@@ -23,11 +28,13 @@ class Request:
     logits: list[float] = field(init=False)
     truncated_tokens: list[int] = field(init=False)
     missing: int = field(init=False)
+    _has: bytearray = field(init=False)
 
     def __post_init__(self) -> None:
         """Make room for the answer."""
         count = len(self.pairs)
         self.logits, self.truncated_tokens, self.missing = [0.0] * count, [0] * count, count
+        self._has = bytearray(count)
 
     @property
     def abandoned(self) -> bool:
@@ -35,14 +42,19 @@ class Request:
         return self.future.done()
 
     def put(self, index: int, logit: float, truncated_tokens: int) -> None:
-        """Take the score of one pair."""
+        """Take the score of one pair; one that comes again counts once."""
         self.logits[index], self.truncated_tokens[index] = logit, truncated_tokens
-        self.missing -= 1
+        self.missing -= not self._has[index]
+        self._has[index] = True
 
     def report(self, count: int) -> None:
         """Say how many pairs were just done, and hand the answer over once all are."""
         if self.on_progress is not None and not self.abandoned:
-            self.on_progress(count)
+            try:
+                self.on_progress(count)
+            except Exception:  # a bar that cannot be drawn is not worth the scores
+                logger.warning("Progress cannot be shown any more.", exc_info=True)
+                self.on_progress = None
         if self.missing == 0:
             self._settle(ScoredPairs(self.logits, self.truncated_tokens))
 
@@ -51,13 +63,12 @@ class Request:
         self._settle(error)
 
     def _settle(self, outcome: ScoredPairs | BaseException) -> None:
-        """Set the future's outcome; one that is cancelled at this very moment stays cancelled."""
-        if self.future.done() or not self.future.set_running_or_notify_cancel():
-            return
-        if isinstance(outcome, BaseException):
-            self.future.set_exception(outcome)
-        else:
-            self.future.set_result(outcome)
+        """Set the future's outcome, unless it has one: other threads may settle or cancel it at this very moment."""
+        with suppress(InvalidStateError):
+            if isinstance(outcome, BaseException):
+                self.future.set_exception(outcome)
+            else:
+                self.future.set_result(outcome)
 
 
 def closed_error() -> WorkerError:
@@ -71,3 +82,17 @@ def forked_error(process: int) -> WorkerError:
         f"This Reranker was started in process {process}, and its threads did not survive the fork. "
         f"Make one after forking; copy.deepcopy() of this one starts afresh."
     )
+
+
+def unless_forked(stop: Callable[[], None]) -> Callable[[], None]:
+    """Return `stop` for this process alone: a forked child has no part in its parent's workers.
+
+    There it would also wait for locks whose holders did not survive the fork.
+    """
+    process = os.getpid()
+
+    def stop_here() -> None:
+        if os.getpid() == process:
+            stop()
+
+    return stop_here

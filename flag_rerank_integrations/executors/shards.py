@@ -36,9 +36,13 @@ class Shard:
     """How many workers were lost over it."""
 
     def deliver(self, logits: Sequence[float], truncated_tokens: Sequence[int]) -> None:
-        """Give the request its scores."""
+        """Give the request its scores, all or none.
+
+        Raises:
+            ValueError: There are not as many as pairs.
+        """
         count = 0
-        for indices, logit, cut_tokens in zip(self.indices, logits, truncated_tokens, strict=True):
+        for indices, logit, cut_tokens in list(zip(self.indices, logits, truncated_tokens, strict=True)):
             for index in indices:
                 self.request.put(index, logit, cut_tokens)
             count += len(indices)
