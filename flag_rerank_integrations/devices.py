@@ -19,7 +19,7 @@ from typing import Final
 
 from flag_rerank_integrations.errors import ConfigError, DeviceError
 
-__all__ = ["Device", "DeviceInfo", "available_cores", "choose", "explain_auto", "inventory", "resolve"]
+__all__ = ["Device", "DeviceInfo", "available_cores", "choose", "explain_auto", "host_memory", "inventory", "resolve"]
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ def inventory() -> tuple[DeviceInfo, ...]:
         elif module is not None and module.is_available():
             memory = _cuda_memory() if kind == "cuda" else {}
             found += [_accelerator(kind, index, memory) for index in range(module.device_count())]
-    return (*found, DeviceInfo(CPU, _cpu_name(), *_host_memory()))
+    return (*found, DeviceInfo(CPU, _cpu_name(), *host_memory()))
 
 
 def resolve(spec: str | Sequence[str]) -> tuple[Device, ...]:
@@ -209,7 +209,7 @@ def visible_memory(table: str, mask: str | None) -> dict[int, tuple[str, int, in
     return {index: (row[2], int(row[3]) * _MEBIBYTE, int(row[4]) * _MEBIBYTE) for index, row in known}
 
 
-def _host_memory() -> tuple[int | None, int | None]:
+def host_memory() -> tuple[int | None, int | None]:
     """Return available and total bytes of this machine, or None where the system does not tell."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123 - a kernel file, not a path of ours

@@ -67,6 +67,11 @@ class _Dispatcher(threading.Thread):
         finally:
             self.worker.kill()
 
+    def device_stats(self) -> DeviceStats:
+        """Return its device's memory at its last answer; the worker itself knows the device by another number."""
+        name, told = str(self.worker.device), self.worker.stats.devices
+        return replace(told[0], name=name) if told else DeviceStats(name)
+
     def _is_to_restart(self) -> bool:
         """Tell whether the idle worker has ended; one that ends again and again waits for work."""
         return not self.worker.running and self._idle_restarts < _MOST_FAILURES
@@ -239,7 +244,7 @@ class ProcessExecutor:
         return replace(
             total,
             worker_restarts=sum(dispatcher.restarts for dispatcher in self._pool.dispatchers),
-            devices=tuple(DeviceStats(str(dispatcher.worker.device)) for dispatcher in self._pool.dispatchers),
+            devices=tuple(dispatcher.device_stats() for dispatcher in self._pool.dispatchers),
         )
 
     def close(self) -> None:

@@ -20,7 +20,7 @@ from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.errors import RerankError, WorkerDied, WorkerError, WorkerTimeout
 from flag_rerank_integrations.executors.frames import read_frame, skip_to_greeting, write_frame
-from flag_rerank_integrations.results import RerankStats
+from flag_rerank_integrations.results import DeviceStats, RerankStats
 
 __all__ = ["WorkerProcess"]
 
@@ -275,8 +275,9 @@ def _error_of(described: dict[str, str], what: str) -> RerankError:
 
 
 def _stats_of(figures: dict[str, Any]) -> RerankStats:
-    known = {field.name for field in fields(RerankStats)} - {"devices"}
-    return RerankStats(**{name: value for name, value in figures.items() if name in known})
+    devices = tuple(DeviceStats(**device) for device in figures["devices"])
+    known = {field.name for field in fields(RerankStats)}
+    return RerankStats(**{name: value for name, value in figures.items() if name in known} | {"devices": devices})
 
 
 def _let_end(process: subprocess.Popen[bytes]) -> None:

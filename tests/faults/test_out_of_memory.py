@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import light_model
 import pytest
-from faults import light_model
 from faults.pool_tools import pids, same, wait_until
 from tiny_models import SIZES, Spec, bert_tokenizer, build
 
