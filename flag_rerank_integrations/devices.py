@@ -14,11 +14,12 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from flag_rerank_integrations.errors import ConfigError, DeviceError
 
-__all__ = ["Device", "DeviceInfo", "available_cores", "choose", "explain_auto", "inventory", "resolve"]
+__all__ = ["Device", "DeviceInfo", "available_cores", "choose", "explain_auto", "host_memory", "inventory", "resolve"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ _ACCELERATORS: Final = ("cuda", "xpu", "npu", "mps")
 _SPEC: Final = re.compile(r"(?P<kind>[a-z]+)(?::(?P<index>\d+))?")
 _QUERY_SECONDS: Final = 10
 _MEBIBYTE: Final = 1 << 20
+_QUOTA_FILE: Final = "/sys/fs/cgroup/cpu.max"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -66,7 +68,7 @@ def inventory() -> tuple[DeviceInfo, ...]:
         elif module is not None and module.is_available():
             memory = _cuda_memory() if kind == "cuda" else {}
             found += [_accelerator(kind, index, memory) for index in range(module.device_count())]
-    return (*found, DeviceInfo(CPU, _cpu_name(), *_host_memory()))
+    return (*found, DeviceInfo(CPU, _cpu_name(), *host_memory()))
 
 
 def resolve(spec: str | Sequence[str]) -> tuple[Device, ...]:
@@ -207,7 +209,7 @@ def visible_memory(table: str, mask: str | None) -> dict[int, tuple[str, int, in
     return {index: (row[2], int(row[3]) * _MEBIBYTE, int(row[4]) * _MEBIBYTE) for index, row in known}
 
 
-def _host_memory() -> tuple[int | None, int | None]:
+def host_memory() -> tuple[int | None, int | None]:
     """Return available and total bytes of this machine, or None where the system does not tell."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123 - a kernel file, not a path of ours
@@ -218,8 +220,13 @@ def _host_memory() -> tuple[int | None, int | None]:
 
 
 def available_cores() -> int:
-    """Return how many cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use: its affinity, and its container's quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path(_QUOTA_FILE).read_text(encoding="ascii").split()
+        return max(1, min(count, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or "max": no quota
+        return count
 
 
 def _cpu_name() -> str:

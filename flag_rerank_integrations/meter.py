@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -30,7 +31,7 @@ class Meter:
     """
 
     def __init__(self, device: Device, stats: RerankStats) -> None:
-        self._device = device
+        self.device = device
         self._stats = stats
 
     @property
@@ -64,7 +65,7 @@ class Meter:
         """
         try:
             result = self.timed(run)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
             self._back_off(batch, error)
@@ -100,7 +101,7 @@ class Meter:
         layout: Layout = self._stats.layout  # type: ignore[assignment] # a plain string for its readers
         return layout
 
-    def _back_off(self, batch: Sequence[EncodedPair], error: RuntimeError) -> None:
+    def _back_off(self, batch: Sequence[EncodedPair], error: RuntimeError | MemoryError) -> None:
         """Halve the token budget and remember it.
 
         Raises:
@@ -108,19 +109,18 @@ class Meter:
         """
         used = computed_tokens([len(pair) for pair in batch], self._layout)
         if len(batch) == 1:
-            msg = f"{self._device} is out of memory with a single pair of {used} tokens. Lower max_length."
+            msg = f"{self.device} is out of memory with a single pair of {used} tokens. Lower max_length."
             raise DeviceError(msg) from error
         budget = max(1, min(used, self._stats.max_batch_tokens) // 2)
-        logger.warning("%s is out of memory with %d tokens: the budget is now %d.", self._device, used, budget)
+        logger.warning("%s is out of memory with %d tokens: the budget is now %d.", self.device, used, budget)
         self._stats = replace(self._stats, max_batch_tokens=budget)
         self.count(oom_backoffs=1)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell running out of memory from every other RuntimeError."""
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError):
+def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Tell running out of memory, on the device or here, from every other RuntimeError."""
+    torch = sys.modules.get("torch")  # not imported for this: an ONNX worker has none, and no memory left for it
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
     # torch raises a plain RuntimeError where the host's allocator fails.
     return "DefaultCPUAllocator: not enough memory" in str(error) or "can't allocate memory" in str(error)

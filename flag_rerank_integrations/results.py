@@ -26,12 +26,20 @@ class RankedPassage:
 
 @dataclass(frozen=True, slots=True)
 class DeviceStats:
-    """One device; memory is in bytes, and None where the driver does not tell."""
+    """One device; memory is in bytes, and None where the system or the driver does not tell.
+
+    Of a device in a worker process these are the figures at the worker's last answer.
+    """
 
     name: str
     free_memory: int | None = None
+    """What is left on the device; for "cpu" what is available on the machine."""
     used_memory: int | None = None
+    """What all processes together take of the device; for "cpu" what the process that holds the
+    model takes (its resident set), whatever else is in it."""
     peak_memory: int | None = None
+    """The most that the model and its work took of the device at one time, by torch's count; for
+    "cpu" the largest resident set of its process."""
     utilization: float | None = None
     """Busy fraction, 0 to 1."""
 

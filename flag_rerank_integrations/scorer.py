@@ -71,6 +71,11 @@ class Scorer:
         )
 
     @property
+    def device(self) -> Device:
+        """Where the model is."""
+        return self._meter.device
+
+    @property
     def stats(self) -> RerankStats:
         """The work done so far; an immutable snapshot, safe to read from any thread."""
         return self._meter.stats

@@ -22,7 +22,7 @@ from flag_rerank_integrations import Reranker
 from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.errors import ConfigError, DeviceError, ModelLoadError
-from flag_rerank_integrations.families import load
+from flag_rerank_integrations.families import load, onnx_graph
 from flag_rerank_integrations.families.onnx import OnnxFamily
 from flag_rerank_integrations.families.onnx_graph import find_weights, is_dynamically_quantized
 from flag_rerank_integrations.pairs import Pair
@@ -226,6 +226,14 @@ def test_no_more_threads_than_cpus_this_process_may_use() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout.strip() == "1"
+
+
+@pytest.mark.parametrize("share, threads", [("1", 1), ("3", 3), ("3,1", 3), ("99", 8), ("", 8), ("0", 8), ("many", 8)])
+def test_no_more_threads_than_a_worker_s_share(monkeypatch: pytest.MonkeyPatch, share: str, threads: int) -> None:
+    """Workers that share the cores are told by OMP_NUM_THREADS, which onnxruntime does not read."""
+    monkeypatch.setattr(onnx_graph, "available_cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", share)
+    assert onnx_graph.cpu_count() == threads
 
 
 def test_missing_onnxruntime_names_the_extra(exported: dict[str, Path]) -> None:

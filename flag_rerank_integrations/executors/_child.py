@@ -154,9 +154,9 @@ def described(error: BaseException) -> dict[str, str]:
 
 def figures(scorer: Any) -> dict[str, Any]:  # noqa: ANN401 - as above
     """Return a scorer's figures as plain data."""
-    figures = asdict(scorer.stats)
-    figures["devices"] = []
-    return figures
+    from flag_rerank_integrations.executors.memory import device_stats
+
+    return {**asdict(scorer.stats), "devices": [asdict(device_stats(scorer.device))]}
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.errors import RerankError, WorkerError
 from flag_rerank_integrations.executors.base import OnProgress
-from flag_rerank_integrations.executors.request import Request, closed_error, forked_error
+from flag_rerank_integrations.executors.memory import device_stats
+from flag_rerank_integrations.executors.request import Request, closed_error, forked_error, unless_forked
 from flag_rerank_integrations.pairs import SCORE, Pair, ScoredBatch, ScoredPairs, Task
-from flag_rerank_integrations.results import DeviceStats, RerankStats
+from flag_rerank_integrations.results import RerankStats
 from flag_rerank_integrations.scorer import Scorer
 
 __all__ = ["LocalExecutor"]
@@ -183,7 +184,7 @@ class LocalExecutor:
         self._process = os.getpid()
         self._worker = _Worker(config, device)
         self._worker.start()
-        self._stop = weakref.finalize(self, self._worker.stop)
+        self._stop = weakref.finalize(self, unless_forked(self._worker.stop))
         try:
             self._scorer = self._worker.loaded.result()
         except BaseException:
@@ -209,7 +210,7 @@ class LocalExecutor:
 
     def stats(self) -> RerankStats:
         """Return a snapshot of the work done."""
-        return replace(self._scorer.stats, devices=(_device_stats(self._device),))
+        return replace(self._scorer.stats, devices=(device_stats(self._device),))
 
     def close(self) -> None:
         """Stop, fail what is still queued with `WorkerError`, free the device; safe twice."""
@@ -230,18 +231,3 @@ def _wrapped(error: Exception, device: Device) -> WorkerError:
     wrapped = WorkerError(f"Scoring on {device} failed: {type(error).__name__}: {error}")
     wrapped.__cause__ = error
     return wrapped
-
-
-def _device_stats(device: Device) -> DeviceStats:
-    """Read a device's memory where this process has touched it, and so asking costs nothing."""
-    if device.kind != "cuda":
-        return DeviceStats(str(device))
-    import torch
-
-    free, total = torch.cuda.mem_get_info(device.index)
-    return DeviceStats(
-        name=str(device),
-        free_memory=free,
-        used_memory=total - free,
-        peak_memory=torch.cuda.max_memory_allocated(device.index),
-    )

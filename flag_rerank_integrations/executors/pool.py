@@ -19,7 +19,7 @@ from typing import Any, Final
 from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.errors import RerankError, WorkerDied, WorkerError, WorkerTimeout
 from flag_rerank_integrations.executors.base import OnProgress
-from flag_rerank_integrations.executors.request import Request, closed_error, forked_error
+from flag_rerank_integrations.executors.request import Request, closed_error, forked_error, unless_forked
 from flag_rerank_integrations.executors.shards import Shard, ShardQueue, cut, parts_of
 from flag_rerank_integrations.executors.worker import Worker
 from flag_rerank_integrations.pairs import SCORE, Pair, ScoredPairs, Task
@@ -72,6 +72,11 @@ class _Dispatcher(threading.Thread):
                 self.busy = False
         finally:
             self.worker.kill()
+
+    def device_stats(self) -> DeviceStats:
+        """Return its device's memory at its last answer; the worker itself knows the device by another number."""
+        name, told = str(self.worker.device), self.worker.stats.devices
+        return replace(told[0], name=name) if told else DeviceStats(name)
 
     def _is_to_restart(self) -> bool:
         """Tell whether the idle worker has ended; one that ends again and again waits for work."""
@@ -221,7 +226,7 @@ class PoolExecutor:
         self._process = os.getpid()
         self._most_characters = Windows.of(config).reach(config.max_length) * _CHARACTERS_PER_TOKEN
         self._pool = _Pool(workers, config.timeout)
-        self._stop = weakref.finalize(self, self._pool.close)
+        self._stop = weakref.finalize(self, unless_forked(self._pool.close))
         try:
             self._pool.start()
         except BaseException:
@@ -253,7 +258,7 @@ class PoolExecutor:
         return replace(
             total,
             worker_restarts=sum(dispatcher.restarts for dispatcher in self._pool.dispatchers),
-            devices=tuple(DeviceStats(str(dispatcher.worker.device)) for dispatcher in self._pool.dispatchers),
+            devices=tuple(dispatcher.device_stats() for dispatcher in self._pool.dispatchers),
         )
 
     def close(self) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Future
+import logging
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from flag_rerank_integrations.errors import WorkerError
 from flag_rerank_integrations.executors.base import OnProgress
 from flag_rerank_integrations.pairs import SCORE, Pair, ScoredPairs, Task
 
-__all__ = ["Request", "closed_error", "forked_error"]
+__all__ = ["Request", "closed_error", "forked_error", "unless_forked"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
@@ -25,11 +30,13 @@ class Request:
     truncated_tokens: list[int | None] = field(init=False)
     layers: list[int] = field(init=False)
     missing: int = field(init=False)
+    _has: bytearray = field(init=False)
 
     def __post_init__(self) -> None:
         """Make room for the answer."""
         count = self.task.places(len(self.pairs))
         self.logits, self.truncated_tokens, self.layers, self.missing = [0.0] * count, [0] * count, [0] * count, count
+        self._has = bytearray(count)
 
     @property
     def abandoned(self) -> bool:
@@ -37,14 +44,19 @@ class Request:
         return self.future.done()
 
     def put(self, index: int, logit: float, truncated_tokens: int | None, layer: int = 0) -> None:
-        """Take one score."""
+        """Take one score; one that comes again counts once."""
         self.logits[index], self.truncated_tokens[index], self.layers[index] = logit, truncated_tokens, layer
-        self.missing -= 1
+        self.missing -= not self._has[index]
+        self._has[index] = True
 
     def report(self, count: int) -> None:
         """Say how many scores were just put, and hand the answer over once all are."""
         if self.on_progress is not None and not self.abandoned:
-            self.on_progress(count)
+            try:
+                self.on_progress(count)
+            except Exception:  # a bar that cannot be drawn is not worth the scores
+                logger.warning("Progress cannot be shown any more.", exc_info=True)
+                self.on_progress = None
         if self.missing == 0:
             layers = self.layers if self.task.counts else None
             self._settle(ScoredPairs(self.logits, self.truncated_tokens, layers))
@@ -54,13 +66,12 @@ class Request:
         self._settle(error)
 
     def _settle(self, outcome: ScoredPairs | BaseException) -> None:
-        """Set the future's outcome; one that is cancelled at this very moment stays cancelled."""
-        if self.future.done() or not self.future.set_running_or_notify_cancel():
-            return
-        if isinstance(outcome, BaseException):
-            self.future.set_exception(outcome)
-        else:
-            self.future.set_result(outcome)
+        """Set the future's outcome, unless it has one: other threads may settle or cancel it at this very moment."""
+        with suppress(InvalidStateError):
+            if isinstance(outcome, BaseException):
+                self.future.set_exception(outcome)
+            else:
+                self.future.set_result(outcome)
 
 
 def closed_error() -> WorkerError:
@@ -74,3 +85,17 @@ def forked_error(process: int) -> WorkerError:
         f"This Reranker was started in process {process}, and its threads did not survive the fork. "
         f"Make one after forking; copy.deepcopy() of this one starts afresh."
     )
+
+
+def unless_forked(stop: Callable[[], None]) -> Callable[[], None]:
+    """Return `stop` for this process alone: a forked child has no part in its parent's workers.
+
+    There it would also wait for locks whose holders did not survive the fork.
+    """
+    process = os.getpid()
+
+    def stop_here() -> None:
+        if os.getpid() == process:
+            stop()
+
+    return stop_here

@@ -40,10 +40,17 @@ class Shard:
     """How many of the pairs form each ranking, where rankings prune themselves."""
 
     def deliver(self, answer: ScoredPairs) -> None:
-        """Give the request its scores."""
+        """Give the request its scores, all or none.
+
+        Raises:
+            ValueError: There are not as many as pairs.
+        """
         layers = answer.layers or [0] * len(answer.logits)
+        if len(answer.logits) != self.request.task.places(len(self.pairs)):
+            msg = f"{len(answer.logits)} scores for {len(self.pairs)} pairs."
+            raise ValueError(msg)
         count = 0
-        for place, scored in enumerate(zip(answer.logits, answer.truncated_tokens, layers, strict=True)):
+        for place, scored in enumerate(list(zip(answer.logits, answer.truncated_tokens, layers, strict=True))):
             row, column = divmod(place, len(self.pairs))
             for index in self.indices[column]:
                 self.request.put(row * len(self.request.pairs) + index, *scored)

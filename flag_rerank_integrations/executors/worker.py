@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from flag_rerank_integrations import errors
 from flag_rerank_integrations.errors import RerankError, WorkerError
-from flag_rerank_integrations.results import RerankStats
+from flag_rerank_integrations.results import DeviceStats, RerankStats
 
 __all__ = ["Worker", "error_of", "stats_of"]
 
@@ -76,5 +76,6 @@ def error_of(described: dict[str, str], what: str) -> RerankError:
 
 def stats_of(figures: dict[str, Any]) -> RerankStats:
     """Make a snapshot of the figures that a worker sends; what this version does not know is left out."""
-    known = {field.name for field in fields(RerankStats)} - {"devices"}
-    return RerankStats(**{name: value for name, value in figures.items() if name in known})
+    devices = tuple(DeviceStats(**device) for device in figures["devices"])
+    known = {field.name for field in fields(RerankStats)}
+    return RerankStats(**{name: value for name, value in figures.items() if name in known} | {"devices": devices})

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from flag_rerank_integrations.devices import Device
+from flag_rerank_integrations.devices import Device, available_cores
 from flag_rerank_integrations.errors import DeviceError, ModelLoadError
 
 __all__ = ["cpu_count", "find_weights", "is_dynamically_quantized", "open_session", "said"]
@@ -20,7 +20,6 @@ _PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvid
 _ERRORS_ONLY: Final = 3
 # Field 4 of a NodeProto, its operator: tag 0x22, one byte of length, the name.
 _OPERATOR: Final = re.compile(rb"\x22[\x05-\x28]((?:DynamicQuantize|QAttention|\w{3,20}Integer)\w*)")
-_QUOTA_FILE: Final = "/sys/fs/cgroup/cpu.max"
 
 
 def find_weights(directory: Path) -> Path:
@@ -81,13 +80,13 @@ def open_session(weights: Path, device: Device) -> Any:  # noqa: ANN401 - onnxru
 
 
 def cpu_count() -> int:
-    """Return how many CPUs this process may use: its affinity, and its container's quota."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path(_QUOTA_FILE).read_text(encoding="ascii").split()
-        return max(1, min(count, round(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such file, or "max": no quota
-        return count
+    """Return how many threads to compute with: a CPU each, and no more than OMP_NUM_THREADS says.
+
+    onnxruntime does not read that variable; it is a worker's share of the cores, or the user's wish.
+    """
+    share = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    cores = available_cores()
+    return min(cores, int(share)) if share.isdecimal() and int(share) > 0 else cores
 
 
 def said(error: BaseException) -> str:

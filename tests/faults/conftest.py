@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import light_model
 import pytest
-from faults import light_model
 from faults.pool_tools import PAIRS
 
 from flag_rerank_integrations import Reranker

@@ -77,7 +77,7 @@ def _limit_memory() -> None:
     """Leave the process 300 MiB to grow by: beyond that the system refuses."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     size = pages * resource.getpagesize() + 300 * _MEBIBYTE
-    resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    resource.setrlimit(resource.RLIMIT_AS, (size, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 FAULTS: dict[str, Callable[[], None]] = {
