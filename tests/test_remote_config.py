@@ -9,7 +9,7 @@ import pickle
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flag_rerank_integrations import RemoteConfig
@@ -116,8 +116,8 @@ OPTIONS = st.fixed_dictionaries(
     {"url": st.sampled_from([URL, "https://host/v1/rerank"])},
     optional={
         "form": st.sampled_from(["auto", "tei", "vllm"]),
-        "model": st.none() | st.text(min_size=1),
-        "api_key_env": st.none() | st.text(min_size=1),
+        "model": st.none() | st.text("aß模/ ", min_size=1),
+        "api_key_env": st.none() | st.text("aß模/ ", min_size=1),
         "normalize": st.none() | st.booleans(),
         "long_passages": st.sampled_from(["truncate", "error"]),
         "max_passages": st.just("auto") | st.integers(1, 10**6),
@@ -130,6 +130,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)  # a busy machine is no fault
 @given(OPTIONS)
 def test_options_survive_json_pickle_and_copies(options: dict[str, Any]) -> None:
     config = RemoteConfig(**options)
