@@ -64,7 +64,7 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     setting = {"collection": name, "questions": len(collection.queries), "depth": options.depth, "model": options.model}
     setting["max_length"] = options.max_length
-    path = RESULTS / f"long_passages_{name}_{options.max_length}.json"
+    path = RESULTS / f"long_passages_{name}_{options.max_length}_{len(collection.queries)}.json"
     path.write_text(json.dumps({**setting, "arms": [asdict(arm) for arm in arms]}, indent=2) + "\n")
     print(f"written to {path}")
 

@@ -206,6 +206,8 @@ def test_pickled_adapters_need_leave(adapter: Path) -> None:
     refused(adapter, r"only as a pickle \(adapter_model\.bin\)")
     with Reranker(adapter, device="cpu", allow_pickle=True) as reranker:
         assert reranker.score(PAIRS) == expected
+    torch.save({"weight": print}, adapter / "adapter_model.bin")
+    refused(adapter, "broken, or holds more than weights", allow_pickle=True)
     (adapter / "adapter_model.bin").unlink()
     refused(adapter, r"no adapter_model\.safetensors")
 

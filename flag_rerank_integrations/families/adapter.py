@@ -119,8 +119,12 @@ class Adapter:
             return stored_shapes(self.path / f"{_WEIGHTS}.safetensors")
         import torch
 
-        weights = torch.load(self.path / f"{_WEIGHTS}.bin", map_location="cpu", weights_only=True)
-        return {name: tuple(weight.shape) for name, weight in weights.items()}
+        try:
+            weights = torch.load(self.path / f"{_WEIGHTS}.bin", map_location="cpu", weights_only=True)
+            return {name: tuple(weight.shape) for name, weight in weights.items()}
+        except Exception as error:  # a pickle can fail in any way
+            msg = f"The pickle of {config.model!r} is broken, or holds more than weights ({type(error).__name__})."
+            raise ModelLoadError(msg) from error
 
 
 def _require_peft(config: RerankConfig) -> None:
