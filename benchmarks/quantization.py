@@ -123,7 +123,7 @@ def _quality(directory: Path, systems: Mapping[str, Ours], options: argparse.Nam
     found: dict[str, Any] = {"data": directory.name, "queries": len(requests), "depth": options.depth}
     before = [judged.ndcg(request, one) for request, one in zip(requests, exact, strict=True)]
     found["ndcg"] = {_EXACT: round(fmean(before), 5)}
-    for name in scores.keys() - {_EXACT}:
+    for name in [name for name in scores if name != _EXACT]:
         after = [judged.ndcg(request, one) for request, one in zip(requests, scores[name], strict=True)]
         mean, low, high = judged.difference_interval(before, after)
         found["ndcg"][name] = round(fmean(after), 5)
