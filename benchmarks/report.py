@@ -142,7 +142,7 @@ def ratios(rows: Iterable[Row]) -> list[dict[str, Any]]:
 
 
 def write(path: Path, head: dict[str, Any], rows: Iterable[Row]) -> None:
-    """Write everything as JSON; called after every row, so that an interrupted run keeps what it has."""
+    """Write everything as JSON; called after every workload, so that an interrupted run keeps what it has."""
     rows = list(rows)
     result = {**head, "ratios": ratios(rows), "rows": [asdict(row) for row in rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
