@@ -34,6 +34,7 @@ PAIRS = [
     ("panda " * 150, "a query that leaves the passage little room"),
     ("", ""),
 ]
+SOME_PAIRS = [*PAIRS[1:4], PAIRS[-1]]
 KINDS = pytest.mark.parametrize("kind", ["layerwise", "lightweight"])
 COMPRESSIONS = [
     {"ratio": 1, "compress_layers": (2,)},
@@ -80,8 +81,8 @@ def test_compressed_scores_are_those_of_the_maths(layered: Any, compression: dic
     options = {"compress_ratio": compression["ratio"], "compress_layers": compression["compress_layers"]}
     with Reranker(layered("lightweight"), device="cpu", max_length=LENGTH, matched_head=matched, **options) as reranker:
         family = family_of(reranker)
-        table = family.forward_layers(family.encode(PAIRS), LAYERS)
-    for row, pair in zip(table.tolist(), PAIRS, strict=True):
+        table = family.forward_layers(family.encode(SOME_PAIRS), LAYERS)
+    for row, pair in zip(table.tolist(), SOME_PAIRS, strict=True):
         expected = reference.scores(pair, LAYERS, max_length=LENGTH, matched=matched, **compression)
         assert off(row, expected) <= TOLERANCE
 
