@@ -17,7 +17,15 @@ import flag_rerank_integrations
 from flag_rerank_integrations import errors
 
 PUBLIC = {
-    "flag_rerank_integrations": ["RankedPassage", "RayOptions", "RerankConfig", "RerankStats", "Reranker", "__version__"],
+    "flag_rerank_integrations": [
+        "RankedPassage",
+        "RayOptions",
+        "RerankConfig",
+        "RerankStats",
+        "Reranker",
+        "__version__",
+    ],
+    "flag_rerank_integrations.corpus": ["CorpusSummary", "RankRows", "rerank_corpus"],
     "flag_rerank_integrations.langchain": [
         "FlagCrossEncoder",
         "FlagRerankCompressor",
@@ -47,6 +55,7 @@ LIGHT = {
     "flag_rerank_integrations.results": (*HEAVY, *FRAMEWORKS, "numpy"),
     "flag_rerank_integrations.wrapping": (*HEAVY, *FRAMEWORKS, "numpy", "pydantic"),
     "flag_rerank_integrations.cli": (*HEAVY, *FRAMEWORKS),
+    "flag_rerank_integrations.corpus": (*HEAVY, *FRAMEWORKS, "numpy", "pyarrow"),
     "flag_rerank_integrations.langchain": (*HEAVY, "llama_index.core"),
     "flag_rerank_integrations.llama_index": (*HEAVY, "langchain_core", "langchain_classic"),
     "llama_index.postprocessor.flag_rerank": (*HEAVY, "langchain_core", "langchain_classic"),
