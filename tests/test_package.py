@@ -28,6 +28,7 @@ PUBLIC = {
         "__version__",
     ],
     "flag_rerank_integrations.remote": ["RemoteConfig", "RemoteReranker"],
+    "flag_rerank_integrations.corpus": ["CorpusSummary", "RankRows", "rerank_corpus"],
     "flag_rerank_integrations.langchain": [
         "FlagCrossEncoder",
         "FlagRerankCompressor",
@@ -58,6 +59,7 @@ LIGHT = {
     "flag_rerank_integrations.remote": (*HEAVY, *FRAMEWORKS, "numpy", "pydantic", "httpx", "tokenizers"),
     "flag_rerank_integrations.wrapping": (*HEAVY, *FRAMEWORKS, "numpy", "pydantic"),
     "flag_rerank_integrations.cli": (*HEAVY, *FRAMEWORKS),
+    "flag_rerank_integrations.corpus": (*HEAVY, *FRAMEWORKS, "numpy", "pyarrow"),
     "flag_rerank_integrations.langchain": (*HEAVY, "llama_index.core"),
     "flag_rerank_integrations.llama_index": (*HEAVY, "langchain_core", "langchain_classic"),
     "llama_index.postprocessor.flag_rerank": (*HEAVY, "langchain_core", "langchain_classic"),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import pickle
+import socket
 import subprocess
 import sys
 from typing import Any
 
 import pytest
 
-from flag_rerank_integrations import RayOptions, RerankConfig
-from flag_rerank_integrations.errors import ConfigError
+from flag_rerank_integrations import RayOptions, RerankConfig, Reranker
+from flag_rerank_integrations.errors import ConfigError, DeviceError
 from flag_rerank_integrations.langchain import FlagRerankCompressor
 from flag_rerank_integrations.llama_index import FlagRerankPostprocessor
 from flag_rerank_integrations.ray_options import ray_options
@@ -123,6 +124,13 @@ def test_unknown_names_are_refused_beside_the_known_ones() -> None:
 def test_contradictions_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         RerankConfig(**options)
+
+
+def test_an_address_where_nobody_listens_is_refused_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(DeviceError, match=f"There is no Ray at '127.0.0.1:{port}'"):
+        Reranker("quickstart", ray={"address": f"127.0.0.1:{port}"})
 
 
 def test_without_ray_installed_the_extra_is_named() -> None:

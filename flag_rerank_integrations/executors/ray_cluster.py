@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import sys
 import threading
 from typing import Any, Final
@@ -15,6 +17,8 @@ __all__ = ["connect", "gpus_of_a_worker", "no_room", "session"]
 logger = logging.getLogger(__name__)
 
 _NOT_SHOWN: Final = ("memory", "object_store_memory")
+
+_ANSWER_SECONDS: Final = 10.0
 
 _connecting = threading.Lock()
 
@@ -35,6 +39,7 @@ def connect(options: RayOptions) -> Any:  # noqa: ANN401 - the module `ray`, whi
         if ray.is_initialized():
             _check_address(ray, options.address)
             return ray
+        _check_reachable(options.address or os.environ.get("RAY_ADDRESS", ""))
         try:
             # A Ray that is started here opens no port to people: whoever wants its dashboard starts it themselves.
             ray.init(address=options.address, include_dashboard=False)
@@ -80,6 +85,18 @@ def no_room(wanted: dict[str, Any], seconds: float) -> DeviceError:
         f"The Ray cluster found no room for a worker with {_amounts(wanted)} within {seconds:g} seconds "
         f"(ray.placement_timeout). It has {total} in all, of which {free} are free."
     )
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse at once an address where nobody listens: Ray itself tries for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        msg = f"There is no Ray at {address!r}: {error}. Its address is that of the head node, such as '10.0.0.1:6379'."
+        raise DeviceError(msg) from error
 
 
 def _check_address(ray: Any, address: str | None) -> None:  # noqa: ANN401 - as above
