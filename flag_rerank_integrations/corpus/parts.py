@@ -75,21 +75,24 @@ def plan(files: Sequence[Place], part_bytes: int) -> list[Part]:
 
 def read_lines(place: Place, part: Part) -> Iterator[str]:
     """Yield the lines that begin in a part, without blank ones."""
-    size = place.size or 0
-    before = max(0, part.first - 1)
-    content = place.read(before, part.end)
-    position = part.end
-    while position < size and not content.endswith(b"\n"):
-        more = place.read(position, position + _READ_AHEAD)
-        position += len(more)
-        newline = more.find(b"\n")
-        content += more if newline < 0 else more[: newline + 1]
+    content = place.read(max(0, part.first - 1), part.end)
     if part.first:  # what stands before the first newline began in an earlier part
-        newline = content.find(b"\n")
-        content = b"" if newline < 0 or before + newline + 1 >= part.end else content[newline + 1 :]
+        _, _, content = content.partition(b"\n")
+    if content and not content.endswith(b"\n"):
+        content += _rest_of_line(place, part.end)
     for line in content.decode("utf-8-sig", "replace").split("\n"):
         if line.strip():
             yield line
+
+
+def _rest_of_line(place: Place, position: int) -> bytes:
+    size, rest = place.size or 0, b""
+    while position < size and not rest.endswith(b"\n"):
+        more = place.read(position, position + _READ_AHEAD)
+        position += len(more)
+        line, newline, _ = more.partition(b"\n")
+        rest += line + newline
+    return rest
 
 
 def write_lines(place: Place, rows: Sequence[dict[str, Any]]) -> None:

@@ -7,21 +7,17 @@ import gc
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import psutil
 import pytest
 import ray
 from faults.pool_tools import PAIRS, gone, kill, pids, same, wait_until
 from onnx_models import export
 from ray.cluster_utils import Cluster
+from ray_tools import processes_of, running_cluster
 
 from flag_rerank_integrations import RayOptions, Reranker
 from flag_rerank_integrations.errors import (
@@ -41,15 +37,8 @@ BUSY = [(f"panda {i}", "bear " * 200) for i in range(20_000)]
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A head node with room for four workers; this process is connected to it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.delenv("RAY_ADDRESS", raising=False)
-        head = {"num_cpus": 4, "resources": {"shelf": 1}, "include_dashboard": False}
-        made = Cluster(initialize_head=True, head_node_args=head)
-        made.connect()
+    with running_cluster(num_cpus=4, resources={"shelf": 1}) as made:
         yield made
-        ray.shutdown()
-        made.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -82,25 +71,7 @@ def busy(reranker: Reranker) -> None:
 
 
 def actors() -> set[int]:
-    """Process ids of all reranking actors on this machine."""
-    found = psutil.process_iter(["name", "cmdline", "status"])
-    alive = [process for process in found if process.info["status"] != psutil.STATUS_ZOMBIE]
-    return {process.pid for process in alive if "RerankActor" in " ".join(process.info["cmdline"] or [])}
-
-
-def script(code: str, model: str) -> list[str]:
-    return [sys.executable, "-c", textwrap.dedent(code).replace("MODEL", repr(model))]
-
-
-def surroundings(cluster: Cluster | None) -> dict[str, str]:
-    """Environment of a driver of its own: RAY_ADDRESS is how it finds its cluster, or that it wants one to itself."""
-    return {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": cluster.address if cluster else "local"}
-
-
-def run(code: str, model: str, cluster: Cluster | None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        script(code, model), env=surroundings(cluster), capture_output=True, text=True, timeout=110, check=False
-    )
+    return processes_of("RerankActor")
 
 
 def test_scores_are_those_of_one_process(pool: Reranker, expected: list[float]) -> None:
@@ -337,96 +308,3 @@ def test_fork_after_start(pool: Reranker, expected: list[float]) -> None:
     assert process.exitcode == 0
     assert "fork" in answers.get()
     assert same(pool.score(PAIRS), expected)
-
-
-def test_ctrl_c_in_the_middle_then_reuse(cluster: Cluster, model: str) -> None:
-    answer = run(
-        """
-        import os, signal, threading
-        from flag_rerank_integrations import Reranker
-        r = Reranker(MODEL, device="ray:2")
-        threading.Timer(0.5, lambda: os.killpg(0, signal.SIGINT)).start()
-        os.setpgid(0, 0)
-        try:
-            r.score([(f"panda {i}", "bear " * 200) for i in range(4000)])
-            print("finished")
-        except KeyboardInterrupt:
-            print("interrupted")
-        print(len(r.score([("a", "b")])))
-        """,
-        model,
-        cluster,
-    )
-    assert (answer.returncode, answer.stdout.split()) == (0, ["interrupted", "1"]), answer.stderr
-
-
-def test_an_exit_with_work_in_hand(cluster: Cluster, model: str) -> None:
-    """A script ends while threads of its own wait for scores: it ends, and so do the workers."""
-    before = actors()
-    answer = run(
-        """
-        import threading, time
-        from flag_rerank_integrations import Reranker
-        r = Reranker(MODEL, device="ray:2")
-        busy = [(f"panda {i}", "bear " * 200) for i in range(50_000)]
-        threading.Thread(target=lambda: r.score(busy), daemon=True).start()
-        time.sleep(0.5)
-        print("bye")
-        """,
-        model,
-        cluster,
-    )
-    assert (answer.returncode, answer.stdout.split()) == (0, ["bye"]), answer.stderr
-    wait_until(lambda: actors() <= before, 10)
-
-
-def test_a_killed_driver_leaves_no_orphan(cluster: Cluster, model: str) -> None:
-    code = """
-        from flag_rerank_integrations import Reranker
-        r = Reranker(MODEL, device="ray:2")
-        print(*[d.worker.pid for d in r._executor._pool.dispatchers], flush=True)
-        r.score([(f"panda {i}", "bear " * 200) for i in range(50_000)])
-    """
-    driver = subprocess.Popen(script(code, model), env=surroundings(cluster), stdout=subprocess.PIPE, text=True)
-    assert driver.stdout is not None
-    workers = [int(pid) for pid in driver.stdout.readline().split()]
-    assert len(workers) == 2
-    time.sleep(0.5)
-    driver.kill()
-    driver.wait()
-    driver.stdout.close()
-    wait_until(lambda: all(map(gone, workers)), 10)
-
-
-def test_somebody_else_shuts_ray_down(cluster: Cluster, model: str) -> None:
-    """Nothing connects again until there is work to do; then it does, and the worker is a new one."""
-    answer = run(
-        """
-        import ray, time
-        from flag_rerank_integrations import Reranker
-        r = Reranker(MODEL, device="ray")
-        print(len(r.score([("a", "b")])))
-        ray.shutdown()
-        time.sleep(1)
-        print(ray.is_initialized(), len(r.score([("a", "b")])), r.stats().worker_restarts)
-        """,
-        model,
-        cluster,
-    )
-    assert (answer.returncode, answer.stdout.split()) == (0, ["1", "False", "1", "1"]), answer.stderr
-
-
-def test_a_ray_of_its_own_is_started_and_left_alone(model: str) -> None:
-    """Closing a Reranker ends its workers, and leaves Ray to whoever else may use it; it ends with the process."""
-    answer = run(
-        """
-        import ray
-        from flag_rerank_integrations import Reranker
-        with Reranker(MODEL, device="ray") as r:
-            print(len(r.score([("a", "b")])))
-        print(ray.is_initialized())
-        """,
-        model,
-        None,
-    )
-    assert (answer.returncode, answer.stdout.split()) == (0, ["1", "True"]), answer.stderr
