@@ -1,6 +1,6 @@
 """Does reading long passages in windows rank better than reading their heads, and what does it cost?
 
-    python benchmarks/long_passages.py --data shared/data/scifact --max-length 128
+    python benchmarks/long_passages.py --data COLLECTION --max-length 128
 
 Re-ranks the BM25 candidates of a judged collection (BEIR layout, `corpus.jsonl`, `queries.jsonl`, `qrels.tsv`, and a
 run `bm25.top100.trec.gz`) once with truncated passages and once for each way of reading windows, and compares nDCG@10

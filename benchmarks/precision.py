@@ -1,6 +1,6 @@
 """How far do half precision and quantized weights move the scores of a real model, and what do they save?
 
-    python benchmarks/precision.py --model MODEL_DIRECTORY --data shared/data/scifact --device cuda:0
+    python benchmarks/precision.py --model MODEL_DIRECTORY --data COLLECTION --device cuda:0
 
 Scores the BM25 candidates of some questions of a judged collection (BEIR layout) in float32 and in every other
 precision that runs on the device, and compares logits and rankings. `--quantize-on-cpu` runs torchao and bitsandbytes
