@@ -7,18 +7,24 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
+from math import ceil, inf
 from typing import Final, TypeVar
 
 from flag_rerank_integrations.errors import RerankError, WorkerError
 from flag_rerank_integrations.executors.request import Request, closed_error
 from flag_rerank_integrations.pairs import Pair, ScoredPairs
 
-__all__ = ["Shard", "ShardQueue", "cost_of", "cut", "parts_of"]
+__all__ = ["Shard", "ShardQueue", "cost_of", "cut", "parts_of", "shard_sizes"]
 
-# A request is cut into several shards for each worker, so that whoever is done first takes
-# the next; but none smaller than this many characters, which is about one batch on a CPU.
-_SHARDS_PER_WORKER: Final = 4
-_LEAST_CHARACTERS: Final = 8_000
+# Costs are counted in characters, of which an English word has about five.
+# A request up to this cost is not worth two messages: it is about one batch on a CPU.
+_ONE_PIECE: Final = 8_000
+# Larger ones are cut as "factoring" cuts a loop (Hummel, Schonberg and Flynn, 1992): rounds of one
+# equal shard for each worker, together a half of what is left, so that the last ones are small
+# and even out what was estimated wrong; see docs/decisions/shard-sizes.md.
+_LEAST: Final = 4_000
+_MOST: Final = 32_000
+_SHARE_OF_REST: Final = 2
 # A pair costs its own length and a little for being there.
 _COST_OF_A_PAIR: Final = 16
 _Value = TypeVar("_Value")
@@ -59,8 +65,15 @@ class Shard:
 
 
 def cost_of(pair: Pair, most_characters: int) -> int:
-    """Return the estimated work of a pair: its characters, as far as they can be read."""
-    return min(len(pair[0]) + len(pair[1]), most_characters) + _COST_OF_A_PAIR
+    """Return the estimated work of a pair: its characters, as far as they can be read.
+
+    Outside ASCII a character counts as its bytes in UTF-8: a Chinese one is about one token, and
+    so are four or five English letters.
+    """
+    length = sum(
+        len(text) if text.isascii() else len(text[:most_characters].encode("utf-8", "replace")) for text in pair
+    )
+    return min(length, most_characters) + _COST_OF_A_PAIR
 
 
 def cut(request: Request, workers: int, most_characters: int) -> list[Shard]:
@@ -76,18 +89,21 @@ def cut(request: Request, workers: int, most_characters: int) -> list[Shard]:
     """
     pieces = list(_rankings(request) if request.task.counts else _distinct(request))
     costs = [sum(cost_of(pair, most_characters) for pair in pairs) for pairs, _ in pieces]
-    target = max(_LEAST_CHARACTERS, sum(costs) // (workers * _SHARDS_PER_WORKER))
+    ends = accumulate(shard_sizes(sum(costs), workers))
+    end, spent = 0.0, 0.0
     shards: list[Shard] = []
     for number in sorted(range(len(pieces)), key=lambda number: -costs[number]):
-        if not shards or shards[-1].cost + costs[number] > target:
+        while spent + costs[number] / 2 > end:  # most of the piece lies beyond the end of the shard
+            end = next(ends, inf)
             shards.append(Shard(request, [], [], 0))
         pairs, indices = pieces[number]
         shards[-1].pairs.extend(pairs)
         shards[-1].indices.extend(indices)
         shards[-1].cost += costs[number]
+        spent += costs[number]
         if request.task.counts:
             shards[-1].counts.append(len(pairs))
-    return shards
+    return [shard for shard in shards if shard.pairs]
 
 
 _Piece = tuple[Sequence[Pair], list[list[int]]]
@@ -122,6 +138,25 @@ def parts_of(answer: ScoredPairs, counts: Sequence[int]) -> Iterator[ScoredPairs
         yield ScoredPairs(
             part(answer.logits, end - count, count), part(answer.truncated_tokens, end - count, count), layers
         )
+
+
+def shard_sizes(total: float, workers: int) -> list[float]:
+    """Return how large the shards of a request should be, largest first.
+
+    Args:
+        total: The estimated work of the request.
+        workers: How many workers there are.
+    """
+    if total <= _ONE_PIECE:
+        return [total]
+    sizes: list[float] = []
+    while (size := min(_MOST, total / (_SHARE_OF_REST * workers))) > _LEAST:
+        sizes += [size] * workers
+        total -= size * workers
+    count = ceil(total / _LEAST)
+    if count > workers:  # whole rounds, so that nobody is left with one more than others
+        count = ceil(count / workers) * workers
+    return sizes + [total / count] * count
 
 
 class ShardQueue:
@@ -182,8 +217,14 @@ class ShardQueue:
         cost = 0
         while self._waiting:
             shard = self._waiting[0][0]
-            # One that has cost a worker is tried alone, so that it cannot drag others along.
-            if taken and (cost + shard.cost > _LEAST_CHARACTERS or shard.failures or taken[0].failures):
+            # One that has cost a worker is tried alone, so that it cannot drag others along; and
+            # a request was not cut to be put together again.
+            if taken and (
+                cost + shard.cost > _ONE_PIECE
+                or shard.failures
+                or taken[0].failures
+                or shard.request in (other.request for other in taken)
+            ):
                 break
             if taken and shard.request.task.kind != taken[0].request.task.kind:
                 break
