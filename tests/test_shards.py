@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from flag_rerank_integrations.errors import WorkerError
 from flag_rerank_integrations.executors.request import Request
 from flag_rerank_integrations.executors.shards import Shard, ShardQueue, cost_of, cut
+from flag_rerank_integrations.pairs import ScoredPairs
 
 
 def test_two_shards_that_fail_at_once_fail_their_request_once() -> None:
@@ -67,20 +68,20 @@ def test_a_shard_delivered_twice_does_not_stand_in_for_another() -> None:
     request = Request([("q", f"{i} " * 3000) for i in range(4)])
     first, *rest = cut(request, workers=2, most_characters=100_000)
     assert rest
-    first.deliver([1.0] * len(first.pairs), [0] * len(first.pairs))
-    first.deliver([1.0] * len(first.pairs), [0] * len(first.pairs))
+    first.deliver(ScoredPairs([1.0] * len(first.pairs), [0] * len(first.pairs)))
+    first.deliver(ScoredPairs([1.0] * len(first.pairs), [0] * len(first.pairs)))
     assert not request.future.done()
     for shard in rest:
         assert not request.future.done()
-        shard.deliver([2.0] * len(shard.pairs), [0] * len(shard.pairs))
+        shard.deliver(ScoredPairs([2.0] * len(shard.pairs), [0] * len(shard.pairs)))
     assert sorted(request.future.result(0).logits) == [1.0, 2.0, 2.0, 2.0]
 
 
 def test_an_answer_of_the_wrong_length_is_refused_whole() -> None:
     request = Request([("q", "a"), ("q", "b")])
     (shard,) = cut(request, workers=2, most_characters=100)
-    with pytest.raises(ValueError, match="argument"):
-        shard.deliver([1.0], [0])
+    with pytest.raises(ValueError, match="1 scores for 2 pairs"):
+        shard.deliver(ScoredPairs([1.0], [0]))
     assert request.missing == 2
 
 
