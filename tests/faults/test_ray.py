@@ -210,8 +210,8 @@ def test_a_node_that_is_lost(cluster: Cluster, model: str, expected: list[float]
             busy(fresh)
             cluster.remove_node(second, allow_graceful=False)
             assert same(call.result(100), expected)
+        wait_until(lambda: len(set(pids(fresh)) & set(started)) == 1)
         assert same(fresh.score(PAIRS), expected)
-        assert len(set(pids(fresh)) & set(started)) == 1
         assert fresh.stats().worker_restarts == 0
         third = cluster.add_node(num_cpus=1, resources={"shelf": 1})
         wait_until(lambda: fresh.stats().worker_restarts == 1)
