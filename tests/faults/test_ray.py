@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import ray
 from faults.pool_tools import PAIRS, gone, kill, pids, same, wait_until
-from onnx_models import export
 from ray.cluster_utils import Cluster
 from ray_tools import processes_of, running_cluster
 
@@ -39,18 +38,6 @@ def cluster() -> Iterator[Cluster]:
     """A head node with room for four workers; this process is connected to it."""
     with running_cluster(num_cpus=4, resources={"shelf": 1}) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def model(tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """An ONNX model, for a worker starts in a fraction of the time that torch takes to import."""
-    return str(export(tiny("bert"), tmp_path_factory.mktemp("onnx")))
-
-
-@pytest.fixture(scope="module")
-def expected(model: str) -> list[float]:
-    with Reranker(model, device="cpu") as alone:
-        return alone.score(PAIRS)
 
 
 @pytest.fixture(scope="module")
@@ -223,8 +210,8 @@ def test_a_node_that_is_lost(cluster: Cluster, model: str, expected: list[float]
             busy(fresh)
             cluster.remove_node(second, allow_graceful=False)
             assert same(call.result(100), expected)
+        wait_until(lambda: len(set(pids(fresh)) & set(started)) == 1)
         assert same(fresh.score(PAIRS), expected)
-        assert len(set(pids(fresh)) & set(started)) == 1
         assert fresh.stats().worker_restarts == 0
         third = cluster.add_node(num_cpus=1, resources={"shelf": 1})
         wait_until(lambda: fresh.stats().worker_restarts == 1)
