@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from typing import Any, Final
 from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device, available_cores
 from flag_rerank_integrations.errors import WorkerDied, WorkerTimeout
+from flag_rerank_integrations.executors.endings import GRACE_SECONDS, exit_code, explained, let_end
 from flag_rerank_integrations.executors.frames import read_frame, skip_to_greeting, write_frame
 from flag_rerank_integrations.executors.worker import error_of, stats_of
 from flag_rerank_integrations.results import RerankStats
@@ -26,10 +26,6 @@ __all__ = ["WorkerProcess", "worker_processes"]
 logger = logging.getLogger(__name__)
 
 _LAST_WORDS: Final = 20
-# A process that has closed its pipes is about to end, and its exit code should be its own.
-_GRACE_SECONDS: Final = 1.0
-# A killed process is gone in milliseconds, unless a driver holds it in the kernel.
-_END_SECONDS: Final = 10.0
 _ROOT: Final = str(Path(__file__).resolve().parents[2])
 # The variable that decides which devices of a kind a process can see at all.
 _VISIBLE: Final = {"cuda": "CUDA_VISIBLE_DEVICES", "xpu": "ZE_AFFINITY_MASK", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
@@ -69,8 +65,8 @@ class WorkerProcess:
         """
         self._answers, self._last_words, self._why_ended = SimpleQueue(), deque(maxlen=_LAST_WORDS), ""
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "flag_rerank_integrations.executors._child"],
+            self._process = subprocess.Popen(  # noqa: S603 - this package's own module
+                _command(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -116,7 +112,7 @@ class WorkerProcess:
         if process is None:
             return
         process.kill()
-        if _exit_code(process, _END_SECONDS) is None:
+        if exit_code(process) is None:
             logger.warning("The worker for %s cannot be ended: process %d is left.", self.device, process.pid)
         if process.stdin is not None:  # the other two streams are closed by the threads that read them
             _close_quietly(process.stdin)
@@ -169,7 +165,7 @@ class WorkerProcess:
         try:
             write_frame(process.stdin, message)
         except (OSError, ValueError):  # the pipe is broken, or closed already
-            _let_end(process)
+            let_end(process)
             raise self._died() from None
 
     def _receive(self, timeout: float | None) -> dict[str, Any]:
@@ -186,9 +182,9 @@ class WorkerProcess:
 
     def _died(self) -> WorkerDied:
         process = self._process
-        code = None if process is None else _exit_code(process, _END_SECONDS)
+        code = None if process is None else exit_code(process)
         if self._listener is not None:
-            self._listener.join(_GRACE_SECONDS)  # what it said last may still be on its way
+            self._listener.join(GRACE_SECONDS)  # what it said last may still be on its way
         why = f": {self._why_ended}" if self._why_ended else explained(code)
         words = " ".join(line.strip() for line in self._last_words if line.strip())
         said = f" Its last words: {words[-500:]}" if words else ""
@@ -206,14 +202,14 @@ class WorkerProcess:
                         )
                     else:
                         answers.put(message)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever its bytes led to, it cannot be heard any more
             logger.info("The worker for %s sent something that cannot be read: %s", self.device, error)
             if self._process is process:
                 self._why_ended = "it sent something that cannot be read"
             process.kill()
         finally:
             answers.put(None)
-            _let_end(process)
+            let_end(process)
             _close_quietly(process.stdout)
             self._on_exit()
 
@@ -230,20 +226,13 @@ class WorkerProcess:
             _close_quietly(process.stderr)
 
 
-def explained(code: int | None) -> str:
-    """Name the signal that an exit code stands for, and who sends that one.
-
-    Args:
-        code: As `subprocess` gives it: negative for a signal; None where the process has not ended.
-    """
-    if code is None or code >= 0:
-        return ""
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:  # a real-time signal
-        return ""
-    hint = ": killed from outside, as the system does when memory runs out" if name == "SIGKILL" else ""
-    return f" ({name}{hint})"
+def _command() -> list[str]:
+    """Return what starts a worker: its module, and nothing that lies about in the current directory."""
+    module = "flag_rerank_integrations.executors._child"
+    if sys.version_info >= (3, 11):
+        return [sys.executable, "-m", module]  # with PYTHONSAFEPATH, which Python 3.10 does not know
+    run = f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    return [sys.executable, "-c", f"import sys; sys.path.pop(0); {run}"]
 
 
 def worker_processes(
@@ -278,25 +267,10 @@ def child_environment(environment: dict[str, str], device: Device, threads: int)
             child[variable] = ""  # a worker for another kind never touches a CUDA device
     child["OMP_NUM_THREADS"] = child["MKL_NUM_THREADS"] = child["RAYON_NUM_THREADS"] = str(threads)
     # The package must be found where this process found it; the current directory must not
-    # shadow anything, which `python -m` would have it do.
+    # shadow anything, which `python -m` would have it do. (Python 3.10: see `_command`.)
     child["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), _ROOT]))
     child["PYTHONSAFEPATH"] = "1"
     return child
-
-
-def _let_end(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a process whose pipes are closed to end; kill it where it lives on, for it cannot be heard any more."""
-    if _exit_code(process, _GRACE_SECONDS) is None:
-        process.kill()
-        _exit_code(process, _END_SECONDS)
-
-
-def _exit_code(process: subprocess.Popen[bytes], seconds: float) -> int | None:
-    """Wait for a process that is about to end; None where it does not."""
-    try:
-        return process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return None
 
 
 def _close_quietly(stream: Any) -> None:  # noqa: ANN401 - any pipe's end

@@ -83,11 +83,12 @@ def test_an_exception_that_cannot_be_sent_is_told_in_words(model: str, marks: Pa
     assert marks
 
 
-def test_a_worker_that_sends_rubbish_is_replaced(model: str, marks: Path, expected: list[float]) -> None:
+@pytest.mark.parametrize("what", ["send a list", "send an endless frame", "send no JSON"])
+def test_a_worker_that_sends_rubbish_is_replaced(model: str, marks: Path, expected: list[float], what: str) -> None:
     """It lives and waits for work, but nothing it sends can be read."""
     with Reranker(model, device="cpu:2") as fresh:
         with pytest.raises(WorkerDied):
-            fresh.score(sabotage("send rubbish"))
+            fresh.score(sabotage(what))
         assert same(fresh.score(PAIRS), expected)
         assert all(gone(int(mark.name)) for mark in marks.iterdir())
 

@@ -14,6 +14,7 @@ from faults.pool_tools import PAIRS, kill, pids, same, wait_until
 
 from flag_rerank_integrations import Reranker
 from flag_rerank_integrations.errors import ModelLoadError, WorkerDied, WorkerError, WorkerTimeout
+from flag_rerank_integrations.executors import endings
 
 
 def busy(pool: Reranker) -> None:
@@ -100,6 +101,26 @@ def test_hang_past_the_timeout(model: str, expected: list[float]) -> None:
         object.__setattr__(fresh.config, "timeout", 100)
         assert same(fresh.score(PAIRS), expected)
         assert not set(hung) & set(pids(fresh))
+
+
+def test_hang_of_a_process_that_cannot_be_killed(
+    model: str, expected: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that waits for a driver, inside the kernel: it is left there, and others take its place."""
+    monkeypatch.setattr(endings, "_END_SECONDS", 0.5)
+    with Reranker(model, device="cpu:2", timeout=3) as fresh:
+        hung = [dispatcher.worker._process for dispatcher in fresh._executor._pool.dispatchers]  # type: ignore[union-attr]
+        for process in hung:
+            process.send_signal(signal.SIGSTOP)
+            monkeypatch.setattr(process, "kill", lambda: None)
+        with pytest.raises(WorkerTimeout):
+            fresh.score(PAIRS)
+        object.__setattr__(fresh.config, "timeout", 100)
+        assert same(fresh.score(PAIRS), expected)
+        assert all(process.poll() is None for process in hung)
+        for process in hung:
+            process.send_signal(signal.SIGKILL)
+            process.wait(10)
 
 
 def test_hang_with_more_in_hand_than_a_pipe_holds(model: str) -> None:

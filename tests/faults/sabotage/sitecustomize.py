@@ -65,12 +65,15 @@ def _lose_the_device() -> NoReturn:
     raise AcceleratorError(msg)
 
 
-def _send_rubbish() -> None:
+def _send(rubbish: bytes) -> Callable[[], None]:
     def write_rubbish(stream: IO[bytes], _message: dict[str, Any]) -> None:
-        stream.write(frames._HEADER.pack(7) + b"rubbish")
+        stream.write(rubbish)
         stream.flush()
 
-    sys.modules["__main__"].write_frame = write_rubbish  # type: ignore[attr-defined]
+    def send() -> None:
+        sys.modules["__main__"].write_frame = write_rubbish  # type: ignore[attr-defined]
+
+    return send
 
 
 def _limit_memory() -> None:
@@ -88,7 +91,9 @@ FAULTS: dict[str, Callable[[], None]] = {
     "lose the device": _lose_the_device,
     "overrun memory": _overrun_memory,
     "raise the unspeakable": _raise_the_unspeakable,
-    "send rubbish": _send_rubbish,
+    "send a list": _send(frames._HEADER.pack(2) + b"[]"),
+    "send an endless frame": _send(frames._HEADER.pack((1 << 64) - 1)),
+    "send no JSON": _send(frames._HEADER.pack(7) + b"rubbish"),
 }
 
 
