@@ -137,6 +137,24 @@ def test_one_bad_request_does_not_harm_those_that_share_its_batch(tiny: Any) -> 
         assert len(fresh.score([("a", "b")])) == 1
 
 
+@pytest.mark.parametrize("exit_type", [SystemExit, KeyboardInterrupt])
+def test_a_model_that_tries_to_exit_is_an_error_of_its_caller(tiny: Any, exit_type: type[BaseException]) -> None:
+    """Code that came with a checkpoint may; nobody must wait for an answer that never comes."""
+    with Reranker(tiny("bert"), device="cpu") as fresh:
+        executor: Any = fresh._executor
+        family = executor._scorer._family
+        intact = family.forward
+
+        def leaving(batch: Any) -> Any:
+            raise exit_type
+
+        family.forward = leaving
+        with pytest.raises(WorkerError, match=exit_type.__name__):
+            executor.submit([("a", "b")]).result(30)
+        family.forward = intact
+        assert len(fresh.score([("a", "b")])) == 1
+
+
 def test_out_of_memory_halves_the_budget_and_loses_no_pair(tiny: Any) -> None:
     pairs = [(f"panda {i}", "bear " * (i % 50)) for i in range(80)]
     with Reranker(tiny("bert"), device="cpu", max_batch_tokens=100_000) as fresh:

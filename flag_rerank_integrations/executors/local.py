@@ -143,10 +143,10 @@ class _Worker(threading.Thread):
         try:
             if group.step():
                 self._groups.append(group)
-        except Exception as error:  # noqa: BLE001 - belongs to the callers; the worker serves on
+        except BaseException as error:  # noqa: BLE001 - belongs to the callers, whatever it is; the worker serves on
             self._blame(scorer, group, error)
 
-    def _blame(self, scorer: Scorer, group: _Group, error: Exception) -> None:
+    def _blame(self, scorer: Scorer, group: _Group, error: BaseException) -> None:
         """Fail the request that an error belongs to: of several, each is tried again by itself."""
         open_requests = [request for request in group.requests if not request.abandoned]
         if len(group.requests) == 1:
@@ -227,7 +227,7 @@ def _alive(request: Request | None) -> Request:
     return request
 
 
-def _wrapped(error: Exception, device: Device) -> WorkerError:
+def _wrapped(error: BaseException, device: Device) -> WorkerError:
     wrapped = WorkerError(f"Scoring on {device} failed: {type(error).__name__}: {error}")
     wrapped.__cause__ = error
     return wrapped
