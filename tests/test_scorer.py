@@ -57,7 +57,7 @@ def test_the_last_decoder_layer_computes_one_row_a_pair(tiny: Any, name: str) ->
     scorer = _scorer(tiny(name), max_batch_tokens=100_000)
     assert scorer._family.way == "own layers"
     rows = _rows_of(scorer)
-    scorer.score(PAIRS)
+    scorer.score([(f"panda {i}", passage) for i, (_, passage) in enumerate(PAIRS)])  # no query is shared
     pairs, tokens = scorer.stats.scored_pairs, scorer.stats.tokens
     last = len(scorer._family.model.base_model.layers) - 1
     found = {name.split(".")[-1]: count for name, count in rows if f"layers.{last}." in name}

@@ -97,12 +97,12 @@ FAULTS: dict[str, Callable[[], None]] = {
 }
 
 
-def _sabotaged(self: Scorer, pairs: Any) -> Any:
+def _sabotaged(self: Scorer, pairs: Any, *task: Any) -> Any:
     for query, what in pairs:
         if query == "sabotage":
             Path(os.environ["SABOTAGE_MARKS"], str(os.getpid())).write_text(what)
             FAULTS[what]()
-    return _score(self, pairs)
+    return _score(self, pairs, *task)
 
 
 Scorer.score = _sabotaged  # type: ignore[method-assign]
