@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import light_model
 import pyarrow as pa
 import pytest
 import ray
-from onnx_models import export
 from pyarrow import parquet
 from ray.cluster_utils import Cluster
 from ray_tools import processes_of, running_cluster, script, surroundings
@@ -45,8 +45,8 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(cluster: Cluster, tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    model = str(export(tiny("bert"), tmp_path_factory.mktemp("onnx")))
+def scene(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    model = light_model.write(tmp_path_factory.mktemp("light") / "model")
     passages = [f"giant panda bear {i} " * (i % 30 + 1) for i in range(ROWS + 10)]
     rows = [{"id": f"q{i}", "query": f"bear {i}", "passages": passages[i : i + 10]} for i in range(ROWS)]
     with Reranker(model, device="cpu") as alone:
