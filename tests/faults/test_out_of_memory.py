@@ -23,7 +23,7 @@ def wide(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     target = tmp_path_factory.mktemp("wide") / "model"
     if request.param == "light":
         return light_model.write(target, widths=(32, WIDE), positions=8192)
-    sizes = {**SIZES, "num_hidden_layers": 1, "intermediate_size": WIDE, "max_position_embeddings": 8192}
+    sizes = {**SIZES, "num_hidden_layers": 2, "intermediate_size": WIDE, "max_position_embeddings": 8192}
     build(Spec("bert", bert_tokenizer, sizes), target)
     return str(target)
 
