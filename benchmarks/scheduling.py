@@ -129,7 +129,7 @@ def _messages(pool: Reranker, texts: Texts, repeats: int) -> dict[str, float]:
         for name, lengths in sizes.items():
             pairs = texts.pairs(lengths, seed=repeat)
             before, start = worker.stats.seconds, perf_counter()
-            worker.ask({"id": -repeat, "pairs": pairs}, None)
+            worker.ask({"id": -repeat, "pairs": pairs, "layers": (), "counts": []}, None)
             taken[name].append(perf_counter() - start - (worker.stats.seconds - before))
     return {name: median(values) for name, values in taken.items()}
 
