@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -26,6 +27,8 @@ from flag_rerank_integrations.corpus import RankRows, rerank_corpus
 from flag_rerank_integrations.errors import ConfigError, InputError, ModelLoadError, WorkerDied
 
 ROWS = 300
+PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
+EXAMPLE = re.compile(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +207,18 @@ def test_what_is_wrong_with_a_run_is_one_clear_error(
     with pytest.raises(kind, match=said):
         rerank_corpus(**options)
     assert not list(tmp_path.glob("out/part-*"))
+
+
+def test_the_examples_of_the_scaling_page_run(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    examples = EXAMPLE.findall(PAGE.read_text(encoding="utf-8"))
+    assert len(examples) == 5
+    for code, output in examples:
+        capsys.readouterr()
+        exec(compile(code, str(PAGE), "exec"), {})  # noqa: S102 - our own page
+        assert capsys.readouterr().out == output
 
 
 def test_rows_are_ranked_inside_somebody_s_own_pipeline(scene: Scene) -> None:

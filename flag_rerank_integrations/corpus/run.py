@@ -163,14 +163,15 @@ def _dataset(job: Job, parts: Sequence[Part], options: RayOptions) -> Any:  # no
     import ray.data
 
     items = [{"part": json.dumps(asdict(part))} for part in parts]
-    dataset = ray.data.from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS))
+    blocks = min(len(items), _MOST_BLOCKS)
+    dataset = ray.data.from_items(items, override_num_blocks=blocks)
     dataset.context.enable_progress_bars = False  # they would count blocks
     return dataset.map_batches(
         RankParts,
         fn_constructor_args=(job,),
         batch_size=1,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=options.num_workers),
+        compute=ray.data.ActorPoolStrategy(size=min(options.num_workers, blocks)),
         num_cpus=options.num_cpus,
         num_gpus=gpus_of_a_worker(options),
         **{name: value for name in ("resources", "runtime_env") if (value := getattr(options, name))},
