@@ -211,7 +211,7 @@ def _budget(config: RerankConfig, device: Device, family: Family) -> int:
     if isinstance(config.max_batch_tokens, int):
         return config.max_batch_tokens
     if device.kind == "cpu":
-        return _CPU_BUDGET
+        return family.fitting_tokens() or _CPU_BUDGET
     return min(_ACCELERATOR_BUDGET, family.fitting_tokens() or _ACCELERATOR_BUDGET)
 
 

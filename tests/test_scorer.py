@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import tiny_models
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from flag_rerank_integrations import RerankConfig, scorer
+from flag_rerank_integrations import RerankConfig
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.encoding_ahead import encoded_ahead
+from flag_rerank_integrations.families import torch_family
 from flag_rerank_integrations.scorer import Scorer
 
 PAIRS = [(f"panda {i % 3}", "the giant panda lives in China " * (1 + i % 7)) for i in range(25)]
@@ -33,23 +37,34 @@ def _rows_of(scorer: Scorer, kind: type[torch.nn.Module] = torch.nn.Linear) -> l
     return rows
 
 
+class _Products(TorchDispatchMode):
+    """Records the shapes (rows, inputs, outputs) of all products with a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[int, int, int]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in {torch.ops.aten.addmm, torch.ops.aten.addmm_, torch.ops.aten.mm}:
+            left, right = args[-2:]
+            self.found.append((len(left), *right.shape))
+        return func(*args, **kwargs or {})
+
+
 @pytest.mark.parametrize("name", ["bert", "xlm-roberta", "electra"])
 def test_the_last_encoder_layer_computes_one_row_a_pair(tiny: Any, name: str) -> None:
     scorer = _scorer(tiny(name), max_batch_tokens=100_000)
     assert scorer._family.way == "own layers"
-    rows = _rows_of(scorer)
-    scorer.score(PAIRS)
+    with _Products() as products:
+        scorer.score(PAIRS)
     stats = scorer.stats
     assert stats.forward_passes == 1
-    by_layer = [(name.split("layers.")[-1], count) for name, count in rows if ".layers." in name]
-    last = str(max(int(name.split(".")[0]) for name, _ in by_layer))
-    pairs, tokens = stats.scored_pairs, stats.tokens
-    assert {count for name, count in by_layer if not name.startswith(last)} == {tokens}
-    assert {name.split(".")[1]: count for name, count in by_layer if name.startswith(last)} == {
-        "query": pairs,
-        "key_value": tokens,
-        "up": pairs,
-    }
+    size, inner = tiny_models.SIZES["hidden_size"], tiny_models.SIZES["intermediate_size"]
+    whole = tiny_models.SIZES["num_hidden_layers"] - 1
+    layer = [(size, 3 * size), (size, size), (size, inner), (inner, size)]
+    of_all_tokens = Counter((inputs, outputs) for rows, inputs, outputs in products.found if rows == stats.tokens)
+    assert of_all_tokens == Counter(dict.fromkeys(layer, whole)) + Counter({(size, 2 * size): 1})
+    assert {rows for rows, _, _ in products.found} == {stats.tokens, stats.scored_pairs}
 
 
 @pytest.mark.parametrize("name", ["gemma", "gemma2", "llama", "qwen3", "qwen3-classifier"])
@@ -146,4 +161,12 @@ def test_a_fault_in_encoding_ahead_reaches_the_caller() -> None:
 
 def test_scorer_budget_is_what_was_asked_for(tiny: Any) -> None:
     assert _scorer(tiny("bert"), max_batch_tokens=77).stats.max_batch_tokens == 77
-    assert _scorer(tiny("bert")).stats.max_batch_tokens == scorer._CPU_BUDGET
+    assert _scorer(tiny("bert")).stats.max_batch_tokens == 8192
+
+
+def test_large_models_get_small_batches_on_a_cpu(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = sum(p.numel() for p in _scorer(tiny("bert"))._family._layers().parameters())
+    monkeypatch.setattr(torch_family, "_CPU_BATCH_OPERATIONS", 2 * weights * 3000)
+    assert _scorer(tiny("bert")).stats.max_batch_tokens == 3000
+    monkeypatch.setattr(torch_family, "_CPU_BATCH_OPERATIONS", 1)
+    assert _scorer(tiny("bert")).stats.max_batch_tokens == 1024

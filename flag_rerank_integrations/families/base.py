@@ -50,7 +50,7 @@ class Family(Protocol):
         return lambda: logits
 
     def fitting_tokens(self) -> int | None:
-        """Return how many tokens a batch may have to fit into the device's free memory; None where it is not known."""
+        """Return how many tokens a batch had best have at most on this device; None where it is not known."""
         return None
 
     def close(self) -> None:

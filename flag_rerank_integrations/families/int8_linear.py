@@ -39,10 +39,15 @@ class Int8Linear(torch.nn.Module):
         self.scale = torch.nn.Parameter(scale, requires_grad=False)
         self.bias = None if bias is None else torch.nn.Parameter(bias.detach().float(), requires_grad=False)
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Map (..., inputs) to (..., outputs) in float32."""
+    def forward(self, inputs: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Map (..., inputs) to (..., outputs) in float32.
+
+        Args:
+            inputs: Floating.
+            out: Where to write, shape (rows, outputs); a new tensor where None.
+        """
         rows = inputs.reshape(-1, inputs.shape[-1])
-        outputs = rows.new_empty(len(rows), len(self.scale))
+        outputs = rows.new_empty(len(rows), len(self.scale)) if out is None else out
         for first in range(0, len(rows), _TOKENS_AT_A_TIME):
             some = slice(first, first + _TOKENS_AT_A_TIME)
             self._multiply(rows[some], outputs[some])

@@ -38,6 +38,10 @@ _LEAST_INT8_GAIN: Final = 1.2
 # One run of so many tokens shows how much memory a token takes.
 _TRIAL_TOKENS: Final = 4096
 _TRIAL_LENGTH: Final = 512
+# On a CPU products of more rows are faster, but nothing can be cancelled within a batch: so many
+# operations take it some seconds at most.
+_CPU_BATCH_OPERATIONS: Final = 10**12
+_CPU_BATCH_TOKENS: Final = (1024, 8192)
 _CHECK_LENGTHS: Final = (24, 11, 11, 7)
 _LONGEST_WINDOW_TO_CHECK: Final = 512
 
@@ -105,7 +109,14 @@ class TorchFamily(Family, ABC):
         return read
 
     def fitting_tokens(self) -> int | None:
-        """Return how many tokens a batch may have: as many as half of the free memory holds, by one trial run."""
+        """Return how many tokens a batch may have.
+
+        On CUDA as many as half of the free memory holds, by one trial run; on a CPU as many as take some seconds.
+        """
+        if self._device.type == "cpu":
+            weights = sum(parameter.numel() for parameter in self._layers().parameters())
+            least, most = _CPU_BATCH_TOKENS
+            return min(most, max(least, _CPU_BATCH_OPERATIONS // (2 * weights)))
         if self._device.type != "cuda":
             return None
         generator = np.random.default_rng(0)
