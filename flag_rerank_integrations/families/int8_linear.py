@@ -14,6 +14,8 @@ from typing import Final
 import torch
 from torch.nn.functional import linear
 
+from flag_rerank_integrations.families.workspace import Workspace
+
 __all__ = ["Int8Linear", "int8_gain", "quantize_linears"]
 
 _FULL_RANGE: Final = 127
@@ -21,6 +23,8 @@ _FULL_RANGE: Final = 127
 _SAFE_RANGE: Final = 63
 _LEAST_SCALE: Final = 1e-12
 _TOKENS_AT_A_TIME: Final = 256  # so that what is computed stays in the cache of one core
+_INT32: Final = torch.empty(0, dtype=torch.int32)
+_space: Final = Workspace()
 
 
 class Int8Linear(torch.nn.Module):
@@ -54,13 +58,17 @@ class Int8Linear(torch.nn.Module):
         return outputs.view(*inputs.shape[:-1], -1)
 
     def _multiply(self, rows: torch.Tensor, place: torch.Tensor) -> None:
+        """Compute some rows of the output in their place."""
         scale = torch.maximum(rows.amax(1), -rows.amin(1)).div_(_FULL_RANGE).clamp_(min=_LEAST_SCALE)[:, None]
-        rounded = rows.div(scale).round_().to(torch.int8)
-        product = torch._int_mm(rounded, self.quantized.t()) * self.scale  # noqa: SLF001 - torch's only 8-bit product
+        scaled = torch.div(rows, scale, out=_space.take("scaled", tuple(rows.shape), rows)).round_()
+        rounded = _space.take("rounded", tuple(rows.shape), self.quantized).copy_(scaled)
+        product = _space.take("product", tuple(place.shape), _INT32)
+        torch._int_mm(rounded, self.quantized.t(), out=product)  # noqa: SLF001 - torch's only 8-bit product
+        place.copy_(product).mul_(self.scale)
         if self.bias is None:
-            torch.mul(product, scale, out=place)
+            place.mul_(scale)
         else:
-            torch.addcmul(self.bias, product, scale, out=place)
+            torch.addcmul(self.bias, place, scale, out=place)
 
 
 def quantize_linears(module: torch.nn.Module) -> int:
