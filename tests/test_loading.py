@@ -14,7 +14,9 @@ from tiny_models import SPECS, build
 from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification
 
 from flag_rerank_integrations import Reranker
+from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.errors import ConfigError, ModelLoadError
+from flag_rerank_integrations.families import loading
 
 
 @pytest.fixture
@@ -284,3 +286,17 @@ def test_half_precision_weights_load_as_asked(tiny: Any) -> None:
         pairs = [("panda", "a bear"), ("panda", "Berlin is a city of people")]
         assert half.score(pairs) == pytest.approx(full.score(pairs), abs=0.1)
         assert half.score(pairs) != full.score(pairs)
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert", "gemma2", "qwen3-classifier"])
+def test_weights_read_straight_onto_the_device_are_the_same(
+    tiny: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is done on accelerators, done on the CPU."""
+    pairs = [("panda", "the giant panda lives in China"), ("panda", "the Nile")]
+    with Reranker(tiny(name), device="cpu") as moved:
+        expected = moved.score(pairs)
+    monkeypatch.setattr(loading, "_PLACED_AT_LOAD", ("cpu",))
+    with Reranker(tiny(name), device="cpu") as placed:
+        assert loading._placed_at_load(Device("cpu")) == {"device_map": {"": "cpu"}}
+        assert placed.score(pairs) == expected

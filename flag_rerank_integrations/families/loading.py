@@ -7,6 +7,7 @@ import pickle
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 _LOAD_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, SafetensorError)
+_PLACED_AT_LOAD = ("cuda", "xpu")
 _BFLOAT16_CAPABILITY = 8
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -128,8 +130,9 @@ def load_model(auto_class: Any, checkpoint: Checkpoint, config: RerankConfig, de
     safe = check_weight_files(checkpoint.path, config)
     adapter = checkpoint.adapter
     dtype = torch_dtype(config, device)
-    quantized = quantized_loading(config, device, dtype)
-    options = quantized if adapter is None else adapter.options(config)
+    options = quantized_loading(config, device, dtype) or _placed_at_load(device)
+    if adapter is not None:
+        options = adapter.options(config)
     with quiet_transformers():
         try:
             model, report = auto_class.from_pretrained(
@@ -142,6 +145,8 @@ def load_model(auto_class: Any, checkpoint: Checkpoint, config: RerankConfig, de
                 output_loading_info=True,
                 **options,
             )
+        except torch.OutOfMemoryError as error:
+            raise _too_large(config, device) from error
         except pickle.UnpicklingError as error:
             msg = f"The pickle of {config.model!r} is broken, or holds more than weights; torch refuses to read it."
             raise ModelLoadError(msg) from error
@@ -155,10 +160,22 @@ def load_model(auto_class: Any, checkpoint: Checkpoint, config: RerankConfig, de
         model = adapter.merge(model, config)
     try:
         model = model.eval().requires_grad_(False)  # noqa: FBT003 - torch's own signature
-        return model if quantized else model.to(str(device))  # what is quantized was loaded in place
+        return model if "quantization_config" in options else model.to(str(device))  # quantized ones refuse to move
     except torch.OutOfMemoryError as error:
-        msg = f"{config.model!r} does not fit into the free memory of {device}. Choose another device or dtype."
-        raise DeviceError(msg) from error
+        raise _too_large(config, device) from error
+
+
+def _placed_at_load(device: Device) -> dict[str, Any]:
+    """Have weights read straight onto an accelerator, not first into the host; transformers needs accelerate for it."""
+    if device.kind not in _PLACED_AT_LOAD or find_spec("accelerate") is None:
+        return {}
+    return {"device_map": {"": str(device)}}
+
+
+def _too_large(config: RerankConfig, device: Device) -> DeviceError:
+    return DeviceError(
+        f"{config.model!r} does not fit into the free memory of {device}. Choose another device or dtype."
+    )
 
 
 def _without(report: Mapping[str, Any], brought: frozenset[str]) -> dict[str, Any]:
