@@ -155,7 +155,8 @@ def test_scores_are_those_of_the_numbers_the_weights_stand_for(wide: Any, name: 
     """Whatever quantization does to random weights, nothing else is changed: the heads least of all."""
     path = wide(name)
     with Reranker(path, device="cpu", quantization=bits) as fewer, Reranker(path, device="cpu") as full:
-        assert family_of(full).use("packed")  # the model's own layers: both have the same names then
+        for reranker in (fewer, full):
+            assert family_of(reranker).use("packed")  # the model's own layers: both have the same names then
         model, plain = family_of(fewer).model, family_of(full).model
         with torch.inference_mode():
             weights = quantized_weights(model)
