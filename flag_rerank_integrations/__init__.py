@@ -6,6 +6,7 @@ imports neither torch nor a framework.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,9 @@ __all__ = [
     "Reranker",
     "__version__",
 ]
+
+# Who configures logging hears this package's loggers; to everybody else they are silent.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 _HOMES = {
     "RankedPassage": "results",

@@ -10,10 +10,12 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from flag_rerank_integrations.call_options import CallOptions
 from flag_rerank_integrations.errors import ConfigError, WorkerError
 from flag_rerank_integrations.inputs import checked_pairs, checked_requests
+from flag_rerank_integrations.monitoring.calls import Call, Calls
 from flag_rerank_integrations.pairs import SCORE, Pair, ScoredPairs, Task
 from flag_rerank_integrations.progress import ProgressBar
 from flag_rerank_integrations.ranking import rankings_of
@@ -25,21 +27,7 @@ if TYPE_CHECKING:
 
     from flag_rerank_integrations.executors import Executor
 
-__all__ = ["BaseReranker", "CallOptions"]
-
-
-class CallOptions(Protocol):
-    """The options that every call looks at, whoever computes."""
-
-    @property
-    def progress(self) -> bool:
-        """Whether to show a progress bar over the pairs of a call."""
-        ...
-
-    @property
-    def timeout(self) -> float | None:
-        """Seconds one call may take; None is no limit."""
-        ...
+__all__ = ["BaseReranker"]
 
 
 Options = TypeVar("Options", bound=CallOptions)
@@ -58,7 +46,11 @@ class BaseReranker(ABC, Generic[Options]):
     def _init(self, config: Options) -> None:
         self._config = config
         self._executor: Executor | None = None
+        self._closing: Executor | None = None
         self._closed = False
+        self._calls = Calls(config.model)
+        self._device_names = ""
+        self._last_figures = RerankStats()
         self._start_seconds = 0.0
         self._lock = threading.Lock()
 
@@ -109,13 +101,13 @@ class BaseReranker(ABC, Generic[Options]):
                 `long_passages="error"`.
             WorkerError: Scoring failed; `WorkerTimeout` where it took over `timeout` seconds.
         """
-        checked = checked_pairs(pairs)
-        return self._scores(self._wait(checked))
+        with self._call("score") as call:
+            return self._scores(self._wait(call, checked_pairs(pairs)))
 
     async def ascore(self, pairs: Iterable[Pair]) -> list[float]:
         """Score pairs without blocking the event loop; see `score`."""
-        checked = checked_pairs(pairs)
-        return self._scores(await self._await(checked))
+        with self._call("score") as call:
+            return self._scores(await self._await(call, checked_pairs(pairs)))
 
     def rank(
         self,
@@ -165,11 +157,12 @@ class BaseReranker(ABC, Generic[Options]):
         Returns:
             One ranking for each request, in order; see `rank`.
         """
-        counts, pairs = checked_requests(requests, top_n, score_threshold)
-        if top_n == 0:
-            return [[] for _ in counts]
-        scored = self._wait(pairs, self._ranking_task(counts))
-        return rankings_of(self._scores(scored), scored, counts, top_n, score_threshold)
+        with self._call("rank", top_n) as call:
+            counts, pairs = checked_requests(requests, top_n, score_threshold)
+            if top_n == 0:
+                return [[] for _ in counts]
+            scored = self._wait(call, pairs, self._ranking_task(counts))
+            return rankings_of(self._scores(scored), scored, counts, top_n, score_threshold)
 
     async def arank_many(
         self,
@@ -178,26 +171,29 @@ class BaseReranker(ABC, Generic[Options]):
         score_threshold: float | None = None,
     ) -> list[list[RankedPassage]]:
         """Rank the passages of several queries without blocking the event loop; see `rank_many`."""
-        counts, pairs = checked_requests(requests, top_n, score_threshold)
-        if top_n == 0:
-            return [[] for _ in counts]
-        scored = await self._await(pairs, self._ranking_task(counts))
-        return rankings_of(self._scores(scored), scored, counts, top_n, score_threshold)
+        with self._call("rank", top_n) as call:
+            counts, pairs = checked_requests(requests, top_n, score_threshold)
+            if top_n == 0:
+                return [[] for _ in counts]
+            scored = await self._await(call, pairs, self._ranking_task(counts))
+            return rankings_of(self._scores(scored), scored, counts, top_n, score_threshold)
 
     def stats(self) -> RerankStats:
-        """Return figures about all work done so far; zeros before the start."""
-        executor = self._executor
-        if executor is None:
-            return RerankStats()
-        stats = executor.stats()
-        return replace(stats, load_seconds={**stats.load_seconds, "total": self._start_seconds})
+        """Return figures about all work done so far: zeros before the start, and what was counted after `close`."""
+        executor = self._executor or self._closing
+        return self._calls.added_to(self._last_figures if executor is None else self._figures(executor))
 
     def close(self) -> None:
         """Free what the start took; calls still running end with `WorkerError`. Safe twice."""
         with self._lock:
-            executor, self._executor, self._closed = self._executor, None, True
+            executor, self._closed = self._executor, True
+            if executor is not None:
+                self._closing = executor  # `stats` asks it until its last figures are in
+                self._executor = None
         if executor is not None:
             executor.close()
+            self._last_figures = replace(self._figures(executor), devices=(), waiting_calls=0)
+            self._closing = None
 
     def __enter__(self) -> Self:
         """Start, unless that is done."""
@@ -261,6 +257,21 @@ class BaseReranker(ABC, Generic[Options]):
                 self._start_seconds = time.perf_counter() - begin
             return self._executor
 
+    def _figures(self, executor: Executor) -> RerankStats:
+        stats = executor.stats()
+        load_seconds = {**stats.load_seconds, "total": self._start_seconds}
+        return replace(stats, load_seconds=load_seconds, model=self._config.model or "")
+
+    def _call(self, method: str, top_n: int | None = None) -> Call:
+        return Call(self._calls, method, top_n, self._devices)
+
+    def _devices(self) -> str:
+        """Name the devices for whoever traces calls."""
+        executor = self._executor
+        if executor is not None and not self._device_names:
+            self._device_names = ", ".join(device.name for device in executor.stats().devices)
+        return self._device_names
+
     def _ranking_task(self, _counts: Sequence[int]) -> Task:
         """Return what to ask for rankings of so many passages each."""
         return SCORE
@@ -278,14 +289,16 @@ class BaseReranker(ABC, Generic[Options]):
         future.add_done_callback(bar.close)
         return future
 
-    def _wait(self, pairs: Sequence[Pair], task: Task = SCORE) -> ScoredPairs:
+    def _wait(self, call: Call, pairs: Sequence[Pair], task: Task = SCORE) -> ScoredPairs:
+        call.ask(pairs)
         if not pairs:
             return ScoredPairs([], [])
-        return wait_for(self._submit(pairs, task), self._config.timeout, len(pairs))
+        return call.answer(wait_for(self._submit(pairs, task), self._config.timeout, len(pairs)))
 
-    async def _await(self, pairs: Sequence[Pair], task: Task = SCORE) -> ScoredPairs:
+    async def _await(self, call: Call, pairs: Sequence[Pair], task: Task = SCORE) -> ScoredPairs:
+        call.ask(pairs)
         if not pairs:
             return ScoredPairs([], [])
         if self._executor is None:
             await asyncio.to_thread(self.start)
-        return await wait_async(self._submit(pairs, task), self._config.timeout, len(pairs))
+        return call.answer(await wait_async(self._submit(pairs, task), self._config.timeout, len(pairs)))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from flag_rerank_integrations.errors import ConfigError, DeviceError
+from flag_rerank_integrations.monitoring import nvml
 
 __all__ = ["Device", "DeviceInfo", "available_cores", "choose", "explain_auto", "host_memory", "inventory", "resolve"]
 
@@ -178,17 +179,32 @@ def _accelerator(kind: str, index: int, memory: dict[int, tuple[str, int, int]])
 
 
 def _cuda_memory() -> dict[int, tuple[str, int, int]]:
-    """Return name, free and total bytes by CUDA index, as nvidia-smi tells; {} where it does not."""
+    """Return name, free and total bytes by CUDA index, as the driver tells; {} where it does not."""
+    return visible_memory(_nvml_table() or _nvidia_smi_table(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def _nvml_table() -> str:
+    """Write what NVML tells in nvidia-smi's form; "" where there is none. It needs no process of its own."""
+
+    def shown(size: int | None) -> str:
+        return "[N/A]" if size is None else str(size // _MEBIBYTE)
+
+    rows = enumerate(nvml.readings())
+    return "\n".join(f"{i}, {gpu.uuid}, {gpu.name}, {shown(gpu.free)}, {shown(gpu.total)}" for i, gpu in rows)
+
+
+def _nvidia_smi_table() -> str:
+    """Return what nvidia-smi tells; "" where it does not."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        return {}
+        return ""
     command = [tool, "--query-gpu=index,uuid,name,memory.free,memory.total", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=_QUERY_SECONDS, check=True)  # noqa: S603 - a fixed command
     except (OSError, subprocess.SubprocessError) as error:
         logger.info("nvidia-smi did not answer (%s): free memory of CUDA devices is unknown.", type(error).__name__)
-        return {}
-    return visible_memory(answer.stdout, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        return ""
+    return answer.stdout
 
 
 def visible_memory(table: str, mask: str | None) -> dict[int, tuple[str, int, int]]:

@@ -85,6 +85,7 @@ class Meter:
             scored_pairs=len(pairs),
             windowed_pairs=sum(bool(pair.rest) for pair in pairs),
             truncated_pairs=sum(pair.truncated_tokens > 0 for pair in pairs),
+            truncated_tokens=sum(pair.truncated_tokens for pair in pairs),
             truncated_queries=sum(pair.truncated_query_tokens > 0 for pair in pairs),
         )
 

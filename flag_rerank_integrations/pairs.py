@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 __all__ = ["SCORE", "EncodedPair", "Layout", "Pair", "ScoredBatch", "ScoredPairs", "Task"]
@@ -58,6 +58,11 @@ class EncodedPair:
         """Return the length in tokens."""
         return len(self.ids)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that are read of the pair, in all its windows."""
+        return len(self.ids) + sum(map(len, self.rest))
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredBatch:
@@ -68,6 +73,8 @@ class ScoredBatch:
     truncated_tokens: list[int]
     layer: int | None = None
     """Where the scores were read, if pairs of one ranking may differ in that."""
+    tokens: list[int] = field(default_factory=list)
+    """Tokens that are read of each pair."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +86,5 @@ class ScoredPairs:
     """None where whoever scored does not tell."""
     layers: list[int] | None = None
     """Where each score was read, if rankings pruned themselves: scores of different layers do not compare."""
+    tokens: Sequence[int] = ()
+    """Tokens that are read of each pair, special tokens included; 0 where whoever scored does not tell."""

@@ -196,6 +196,7 @@ class PrunedRun:
             [scores[item] for _, item in owners],
             [self._encoded[item].truncated_tokens for _, item in owners],
             layer,
+            [self._encoded[item].tokens for _, item in owners],
         )
 
 

@@ -54,13 +54,15 @@ class Reranker(BaseReranker[RerankConfig]):
             ConfigError: The model has no such layer; the message names those it has.
             RerankError: As in `score`.
         """
-        checked, task = checked_pairs(pairs), Task(layers=checked_layers(layers))
-        return scores_by_layer(self._wait(checked, task), self._config, task.layers)
+        with self._call("score_layers") as call:
+            checked, task = checked_pairs(pairs), Task(layers=checked_layers(layers))
+            return scores_by_layer(self._wait(call, checked, task), self._config, task.layers)
 
     async def ascore_layers(self, pairs: Iterable[Pair], layers: Iterable[int]) -> dict[int, list[float]]:
         """Score pairs at several layers without blocking the event loop; see `score_layers`."""
-        checked, task = checked_pairs(pairs), Task(layers=checked_layers(layers))
-        return scores_by_layer(await self._await(checked, task), self._config, task.layers)
+        with self._call("score_layers") as call:
+            checked, task = checked_pairs(pairs), Task(layers=checked_layers(layers))
+            return scores_by_layer(await self._await(call, checked, task), self._config, task.layers)
 
     def _launch(self) -> Executor:
         from flag_rerank_integrations import executors

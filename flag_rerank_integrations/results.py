@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Final
 
-__all__ = ["DeviceStats", "RankedPassage", "RerankStats", "add"]
+__all__ = ["CALL_SECONDS_BOUNDS", "DeviceStats", "Histogram", "RankedPassage", "RerankStats", "add", "lives"]
+
+CALL_SECONDS_BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+"""Upper bounds, in seconds, of the buckets that durations of calls are counted in; one more bucket has no bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,8 @@ class RankedPassage:
 class DeviceStats:
     """One device; memory is in bytes, and None where the system or the driver does not tell.
 
-    Of a device in a worker process these are the figures at the worker's last answer.
+    Of a device in a worker process these are the figures at the worker's last answer; where NVML
+    can be asked about it from here (see `uuid`), all but the peak are those of now.
     """
 
     name: str
@@ -41,15 +46,42 @@ class DeviceStats:
     """The most that the model and its work took of the device at one time, by torch's count; for
     "cpu" the largest resident set of its process."""
     utilization: float | None = None
-    """Busy fraction, 0 to 1."""
+    """The part of the driver's last sample period (up to a second) in which anything ran on the device,
+    this process's work or another's, 0 to 1; None without NVML (the extra `monitoring`)."""
+    total_memory: int | None = None
+    """What the device has; for "cpu" the memory of the machine."""
+    uuid: str | None = None
+    """The driver's name of a CUDA device, such as "GPU-8a6f…": the same in every process, whatever
+    mask or order of devices it was started with."""
+    up: bool = True
+    """Whether the worker on it lives and has its model loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Durations, counted in buckets."""
+
+    counts: tuple[int, ...]
+    """How many fell into each bucket of `CALL_SECONDS_BOUNDS` (up to and including its bound), and how
+    many were longer than the last bound."""
+    seconds: float
+    """The sum of all durations."""
+
+    @property
+    def count(self) -> int:
+        """How many durations there are."""
+        return sum(self.counts)
 
 
 @dataclass(frozen=True, slots=True)
 class RerankStats:
-    """A snapshot of all the work one Reranker has done since it was made."""
+    """A snapshot of all the work one Reranker has done since it was made.
+
+    What is counted never becomes less, whatever happens to workers, and outlives `close`.
+    """
 
     pairs: int = 0
-    """Pairs asked for."""
+    """Pairs asked for by calls; equal ones count each."""
     scored_pairs: int = 0
     """Pairs the model ran on: equal pairs of one call are scored once."""
     windows: int = 0
@@ -69,6 +101,8 @@ class RerankStats:
     """Seconds spent scoring."""
     truncated_pairs: int = 0
     """Scored pairs whose passage was not read to its end."""
+    truncated_tokens: int = 0
+    """Tokens of scored pairs' passages that were not read."""
     truncated_queries: int = 0
     """Scored pairs whose query was not read to its end."""
     cached_pairs: int = 0
@@ -90,6 +124,22 @@ class RerankStats:
     """HTTP requests sent to a server, retries included."""
     retries: int = 0
     """Requests that were repeated because the server was busy or out of reach."""
+    calls: int = 0
+    """Calls of `score`, `rank`, `rank_many`, `score_layers` and their async twins that have begun."""
+    cancelled_calls: int = 0
+    """Calls whose caller left before the answer: a cancelled task, or an interrupt."""
+    errors: dict[str, int] = field(default_factory=dict)
+    """Calls that ended with an error, by the name of its class, such as "InputError" or "WorkerTimeout"."""
+    call_seconds: dict[str, Histogram] = field(default_factory=dict)
+    """How long calls took, waiting included, by how they ended: "ok", "error" or "cancelled"."""
+    calls_in_flight: int = 0
+    """Calls that have begun and not ended, now."""
+    pairs_in_flight: int = 0
+    """Pairs of the calls in flight."""
+    waiting_calls: int = 0
+    """Of the calls in flight, those of which no worker has taken up any pair: the depth of the queue. Of a
+    server's reranker: those that wait for one of `max_concurrency` turns to ask."""
+    model: str = ""
 
 
 _ADDED = (
@@ -102,6 +152,7 @@ _ADDED = (
     "forward_passes",
     "seconds",
     "truncated_pairs",
+    "truncated_tokens",
     "truncated_queries",
     "cached_pairs",
     "pruned_pairs",
@@ -130,3 +181,17 @@ def add(one: RerankStats, other: RerankStats) -> RerankStats:
         max_batch_tokens=min(one.max_batch_tokens, other.max_batch_tokens),
         load_seconds=slower,
     )
+
+
+def lives(earlier: RerankStats, now: RerankStats) -> RerankStats:
+    """Return the figures of one worker that was started anew: the work of all its lives, and the state of this one.
+
+    Args:
+        earlier: The work of the lives that have ended.
+        now: Of the life in being; without a family there is none.
+    """
+    if not now.family or not earlier.family:
+        return add(earlier, now)
+    total = add(earlier, now)
+    speed = total.tokens / total.seconds if total.seconds else 0.0
+    return replace(total, tokens_per_second=speed, max_batch_tokens=now.max_batch_tokens, load_seconds=now.load_seconds)

@@ -83,11 +83,13 @@ class Scorer:
     def score(self, pairs: Sequence[Pair], task: Task = SCORE) -> ScoredPairs:
         """Return the logits of pairs, in order; see `Task` for what else may be asked."""
         places = task.places(len(pairs))
-        logits, cut, layers = [0.0] * places, [0] * places, [0] * places
+        logits, cut, layers, tokens = [0.0] * places, [0] * places, [0] * places, [0] * places
         for batch in self.steps(pairs, task=task):
-            for index, logit, tokens in zip(batch.indices, batch.logits, batch.truncated_tokens, strict=True):
-                logits[index], cut[index], layers[index] = logit, tokens, batch.layer or 0
-        return ScoredPairs(logits, cut, layers if task.counts else None)
+            scores = zip(batch.indices, batch.logits, batch.truncated_tokens, batch.tokens, strict=True)
+            for index, logit, cut_off, read in scores:
+                logits[index], cut[index], tokens[index] = logit, cut_off, read
+                layers[index] = batch.layer or 0
+        return ScoredPairs(logits, cut, layers if task.counts else None, tokens)
 
     def steps(
         self, pairs: Sequence[Pair], wanted: Callable[[int], bool] | None = None, task: Task = SCORE

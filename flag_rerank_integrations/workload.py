@@ -67,4 +67,5 @@ class Workload:
                 result.indices.extend(places)
                 result.logits.extend([logit] * len(places))
                 result.truncated_tokens.extend([self.pairs[index].truncated_tokens] * len(places))
+                result.tokens.extend([self.pairs[index].tokens] * len(places))
         return result

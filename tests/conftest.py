@@ -24,6 +24,14 @@ def layered(tmp_path_factory: pytest.TempPathFactory) -> LayeredModels:
     return LayeredModels(tmp_path_factory.mktemp("layered"))
 
 
+@pytest.fixture(scope="session")
+def light(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The directory of a model whose workers start in under a second; see `light_model`."""
+    import light_model  # its own imports are paid only where it is used
+
+    return light_model.write(tmp_path_factory.mktemp("light") / "model")
+
+
 @pytest.fixture(scope="module")
 def local(tiny: TinyModels) -> Iterator[Reranker]:
     """The model behind the rerank servers, in this process."""

@@ -70,7 +70,9 @@ def test_memory_follows_the_visible_devices() -> None:
 
 def test_memory_is_asked_of_the_driver_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flag_rerank_integrations.devices import _cuda_memory
+    from flag_rerank_integrations.monitoring import nvml
 
+    monkeypatch.setattr(nvml, "readings", list)  # no NVML here
     tool = tmp_path / "nvidia-smi"
     tool.write_text(f"#!/bin/sh\ncat <<'TABLE'\n{TABLE}TABLE\n")
     tool.chmod(tool.stat().st_mode | stat.S_IXUSR)

@@ -36,6 +36,7 @@ PUBLIC = {
         "RerankInput",
     ],
     "flag_rerank_integrations.llama_index": ["FlagRerankPostprocessor"],
+    "flag_rerank_integrations.monitoring": ["OpenTelemetryMetrics", "PrometheusCollector", "capture_texts"],
     "llama_index.postprocessor.flag_rerank": ["FlagRerankPostprocessor"],
     "flag_rerank_integrations.errors": [
         "ConfigError",
@@ -50,6 +51,7 @@ PUBLIC = {
 }
 HEAVY = ("torch", "transformers", "onnxruntime", "sentence_transformers", "ray")
 FRAMEWORKS = ("langchain_core", "langchain_classic", "llama_index.core")
+MONITORING = ("opentelemetry", "prometheus_client", "pynvml")
 # What each import may not bring along.
 LIGHT = {
     "flag_rerank_integrations": (*HEAVY, *FRAMEWORKS, "numpy"),
@@ -59,6 +61,8 @@ LIGHT = {
     "flag_rerank_integrations.remote": (*HEAVY, *FRAMEWORKS, "numpy", "pydantic", "httpx", "tokenizers"),
     "flag_rerank_integrations.wrapping": (*HEAVY, *FRAMEWORKS, "numpy", "pydantic"),
     "flag_rerank_integrations.cli": (*HEAVY, *FRAMEWORKS),
+    "flag_rerank_integrations.monitoring": (*HEAVY, *FRAMEWORKS, "numpy", *MONITORING),
+    "flag_rerank_integrations.base_reranker": (*HEAVY, *FRAMEWORKS, "numpy", *MONITORING),
     "flag_rerank_integrations.corpus": (*HEAVY, *FRAMEWORKS, "numpy", "pyarrow"),
     "flag_rerank_integrations.langchain": (*HEAVY, "llama_index.core"),
     "flag_rerank_integrations.llama_index": (*HEAVY, "langchain_core", "langchain_classic"),

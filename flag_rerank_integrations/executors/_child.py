@@ -33,7 +33,7 @@ def main() -> None:
         return
     inbox = _read_ahead(frames_in)
     outbox = _Outbox(frames_out)
-    logging.getLogger("flag_rerank_integrations").addHandler(outbox)
+    forward_log(outbox, setup["log_level"])
     try:
         scorer = _load(setup)
     except BaseException as error:  # noqa: BLE001 - the parent is told, whatever it was
@@ -85,7 +85,29 @@ class _Outbox(logging.Handler):
             write_frame(self._frames_out, message)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.send({"log": record.getMessage(), "level": record.levelno, "logger": record.name})
+        self.send(told(record, self.format(record)))
+
+
+def forward_log(handler: logging.Handler, level: int) -> None:
+    """Hand this package's log records to a handler that has them told where the worker was started.
+
+    Args:
+        handler: Takes them.
+        level: The least level that is heard there.
+    """
+    logger = logging.getLogger("flag_rerank_integrations")
+    logger.addHandler(handler)
+    logger.setLevel(level)
+
+
+def told(record: logging.LogRecord, text: str) -> dict[str, Any]:
+    """Return a log record as plain data.
+
+    Args:
+        record: Where it comes from, and how grave it is.
+        text: Its message, and its exception's trace if it has one.
+    """
+    return {"log": text, "level": record.levelno, "logger": record.name}
 
 
 def _read_ahead(frames_in: BinaryIO) -> SimpleQueue[dict[str, Any]]:
@@ -126,6 +148,7 @@ def answer(scorer: Any, message: dict[str, Any]) -> dict[str, Any]:  # noqa: ANN
         "logits": scored.logits,
         "truncated_tokens": scored.truncated_tokens,
         "layers": scored.layers,
+        "tokens": scored.tokens,
         "stats": figures(scorer),
     }
 

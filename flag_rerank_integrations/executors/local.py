@@ -21,7 +21,7 @@ from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.errors import RerankError, WorkerError
 from flag_rerank_integrations.executors.base import OnProgress
 from flag_rerank_integrations.executors.memory import device_stats
-from flag_rerank_integrations.executors.request import Request, closed_error, forked_error, unless_forked
+from flag_rerank_integrations.executors.request import OpenRequests, Request, closed_error, forked_error, unless_forked
 from flag_rerank_integrations.pairs import SCORE, Pair, ScoredBatch, ScoredPairs, Task
 from flag_rerank_integrations.results import RerankStats
 from flag_rerank_integrations.scorer import Scorer
@@ -38,6 +38,7 @@ class _Group:
 
     def __init__(self, scorer: Scorer, requests: Sequence[Request]) -> None:
         self.requests = list(requests)
+        self._begun = False
         self._places = [(request, i) for request in requests for i in range(len(request.pairs))]
         pairs = [pair for request in requests for pair in request.pairs]
         counts = tuple(count for request in requests for count in request.task.counts)
@@ -46,14 +47,19 @@ class _Group:
 
     def step(self) -> bool:
         """Score one batch and hand out what it completes; False says that nothing is left."""
+        if not self._begun:
+            self._begun = True
+            for request in self.requests:
+                request.begin()
         batch = next(self._steps, None)
         if batch is None:
             return False
         done: Counter[Request] = Counter()
-        for place, logit, cut in zip(batch.indices, batch.logits, batch.truncated_tokens, strict=True):
+        scores = zip(batch.indices, batch.logits, batch.truncated_tokens, batch.tokens, strict=True)
+        for place, logit, cut, tokens in scores:
             row, column = divmod(place, len(self._places))
             request, index = self._places[column]
-            request.put(row * len(request.pairs) + index, logit, cut, batch.layer or 0)
+            request.put(row * len(request.pairs) + index, logit, cut, batch.layer or 0, tokens)
             done[request] += 1
         for request, count in done.items():
             request.report(count)
@@ -182,6 +188,7 @@ class LocalExecutor:
     def __init__(self, config: RerankConfig, device: Device) -> None:
         self._device = device
         self._process = os.getpid()
+        self._open = OpenRequests()
         self._worker = _Worker(config, device)
         self._worker.start()
         self._stop = weakref.finalize(self, unless_forked(self._worker.stop))
@@ -206,11 +213,13 @@ class LocalExecutor:
             request.report(0)
             return request.future
         self._worker.submit(request)
+        self._open.add(request)
         return request.future
 
     def stats(self) -> RerankStats:
         """Return a snapshot of the work done."""
-        return replace(self._scorer.stats, devices=(device_stats(self._device),))
+        device = replace(device_stats(self._device), up=self._worker.is_alive())
+        return replace(self._scorer.stats, devices=(device,), waiting_calls=self._open.waiting)
 
     def close(self) -> None:
         """Stop, fail what is still queued with `WorkerError`, free the device; safe twice."""

@@ -19,11 +19,12 @@ from typing import Any, Final
 from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.errors import RerankError, WorkerDied, WorkerError, WorkerTimeout
 from flag_rerank_integrations.executors.base import OnProgress
-from flag_rerank_integrations.executors.request import Request, closed_error, forked_error, unless_forked
+from flag_rerank_integrations.executors.memory import as_of_now
+from flag_rerank_integrations.executors.request import OpenRequests, Request, closed_error, forked_error, unless_forked
 from flag_rerank_integrations.executors.shards import Shard, ShardQueue, cut, parts_of
 from flag_rerank_integrations.executors.worker import Worker
 from flag_rerank_integrations.pairs import SCORE, Pair, ScoredPairs, Task
-from flag_rerank_integrations.results import DeviceStats, RerankStats, add
+from flag_rerank_integrations.results import DeviceStats, RerankStats, add, lives
 from flag_rerank_integrations.windows import Windows
 
 __all__ = ["PoolExecutor"]
@@ -49,7 +50,8 @@ class _Dispatcher(threading.Thread):
         self.up = False
         self.busy = False
         self.restarts = 0
-        self.finished_work = RerankStats()
+        self._finished_work = RerankStats()
+        self._tally = threading.Lock()
         self._pool = pool
         self._number = 0
         self._failed_starts = 0
@@ -73,10 +75,16 @@ class _Dispatcher(threading.Thread):
         finally:
             self.worker.kill()
 
+    def work(self) -> RerankStats:
+        """Return the work of the worker in all its lives."""
+        with self._tally:  # a life that ends is counted once at any moment
+            return lives(self._finished_work, self.worker.stats)
+
     def device_stats(self) -> DeviceStats:
-        """Return its device's memory at its last answer; the worker itself knows the device by another number."""
+        """Return its device's figures; the worker itself knows the device by another number."""
         name, told = str(self.worker.device), self.worker.stats.devices
-        return replace(told[0], name=name) if told else DeviceStats(name)
+        up = self.up and self.worker.running
+        return replace(as_of_now(told[0]), name=name, up=up) if told else DeviceStats(name, up=up)
 
     def _is_to_restart(self) -> bool:
         """Tell whether the idle worker has ended; one that ends again and again waits for work."""
@@ -96,7 +104,8 @@ class _Dispatcher(threading.Thread):
                 return
             answer = self._ask(shards)
             self._idle_restarts = 0
-            self._pool.deliver(shards, ScoredPairs(answer["logits"], answer["truncated_tokens"], answer["layers"]))
+            scored = ScoredPairs(answer["logits"], answer["truncated_tokens"], answer["layers"], answer["tokens"])
+            self._pool.deliver(shards, scored)
         except (WorkerDied, WorkerTimeout) as error:
             self._recover(shards, error)
         except RerankError as error:
@@ -165,8 +174,9 @@ class _Dispatcher(threading.Thread):
     def _end_worker(self) -> None:
         self.up = False
         self.worker.kill()
-        self.finished_work = add(self.finished_work, self.worker.stats)
-        self.worker.stats = RerankStats()
+        with self._tally:
+            self._finished_work = lives(self._finished_work, self.worker.stats)
+            self.worker.stats = RerankStats()
 
 
 class _Pool:
@@ -224,6 +234,7 @@ class PoolExecutor:
 
     def __init__(self, config: RerankConfig, workers: MakeWorkers) -> None:
         self._process = os.getpid()
+        self._open = OpenRequests()
         self._most_characters = Windows.of(config).reach(config.max_length) * _CHARACTERS_PER_TOKEN
         self._pool = _Pool(workers, config.timeout)
         self._stop = weakref.finalize(self, unless_forked(self._pool.close))
@@ -246,6 +257,7 @@ class PoolExecutor:
         request = Request(pairs, on_progress, task=task)
         if pairs:
             self._pool.queue.put(cut(request, len(self._pool.dispatchers), self._most_characters))
+            self._open.add(request)
         else:
             request.report(0)
         return request.future
@@ -254,10 +266,11 @@ class PoolExecutor:
         """Return a snapshot of the work of all workers, those that were lost included."""
         total = RerankStats()
         for dispatcher in self._pool.dispatchers:
-            total = add(add(total, dispatcher.finished_work), dispatcher.worker.stats)
+            total = add(total, dispatcher.work())
         return replace(
             total,
             worker_restarts=sum(dispatcher.restarts for dispatcher in self._pool.dispatchers),
+            waiting_calls=self._open.waiting,
             devices=tuple(dispatcher.device_stats() for dispatcher in self._pool.dispatchers),
         )
 

@@ -10,7 +10,7 @@ from flag_rerank_integrations import __version__
 from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.errors import ConfigError, WorkerDied, WorkerError, WorkerTimeout
 from flag_rerank_integrations.executors.ray_cluster import connect, gpus_of_a_worker, no_room, session
-from flag_rerank_integrations.executors.worker import error_of, stats_of
+from flag_rerank_integrations.executors.worker import error_of, level_heard, relay, stats_of
 from flag_rerank_integrations.ray_options import RayOptions
 from flag_rerank_integrations.results import RerankStats
 
@@ -64,7 +64,8 @@ class RayWorker:
             msg = f"{self.device} on {found['node']} runs version {found['version']}, this process {__version__}."
             raise WorkerError(msg)
         self.pid = found["pid"]
-        loaded = self._get(self._actor.load.remote(self._setup), None)
+        loaded = self._get(self._actor.load.remote(self._setup, level_heard()), None)
+        self._relay(loaded)
         if "fatal" in loaded:
             raise error_of(loaded["fatal"], f"The worker for {self.device} on {found['node']} could not start")
         self.stats = stats_of(loaded["stats"])
@@ -84,6 +85,7 @@ class RayWorker:
             reason = "it was gone before it was asked"
             raise self._died(reason)
         answer: dict[str, Any] = self._get(actor.answer.remote(message), timeout)
+        self._relay(answer)
         self.stats = stats_of(answer["stats"])
         if "error" in answer:
             raise error_of(answer["error"], f"Scoring on {self.device} failed")
@@ -118,6 +120,10 @@ class RayWorker:
         there is work to do.
         """
         return self._connected()
+
+    def _relay(self, answer: dict[str, Any]) -> None:
+        for told in answer["logs"]:
+            relay(told, self.device)
 
     def _connected(self) -> bool:
         """Tell whether this process still has the connection that the actor belongs to: others may end it."""

@@ -52,11 +52,13 @@ class Shard:
             ValueError: There are not as many as pairs.
         """
         layers = answer.layers or [0] * len(answer.logits)
+        tokens = answer.tokens or [0] * len(answer.logits)
         if len(answer.logits) != self.request.task.places(len(self.pairs)):
             msg = f"{len(answer.logits)} scores for {len(self.pairs)} pairs."
             raise ValueError(msg)
         count = 0
-        for place, scored in enumerate(list(zip(answer.logits, answer.truncated_tokens, layers, strict=True))):
+        scores = list(zip(answer.logits, answer.truncated_tokens, layers, tokens, strict=True))
+        for place, scored in enumerate(scores):
             row, column = divmod(place, len(self.pairs))
             for index in self.indices[column]:
                 self.request.put(row * len(self.request.pairs) + index, *scored)
@@ -136,7 +138,10 @@ def parts_of(answer: ScoredPairs, counts: Sequence[int]) -> Iterator[ScoredPairs
     for count, end in zip(counts, accumulate(counts), strict=True):
         layers = None if answer.layers is None else part(answer.layers, end - count, count)
         yield ScoredPairs(
-            part(answer.logits, end - count, count), part(answer.truncated_tokens, end - count, count), layers
+            part(answer.logits, end - count, count),
+            part(answer.truncated_tokens, end - count, count),
+            layers,
+            part(answer.tokens, end - count, count) if answer.tokens else (),
         )
 
 
@@ -233,6 +238,7 @@ class ShardQueue:
             if request:
                 self._waiting.append(request)
             if not shard.request.abandoned:
+                shard.request.begin()
                 taken.append(shard)
                 cost += shard.cost
         return taken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import fields
 from typing import Any, Protocol
 
@@ -9,7 +10,7 @@ from flag_rerank_integrations import errors
 from flag_rerank_integrations.errors import RerankError, WorkerError
 from flag_rerank_integrations.results import DeviceStats, RerankStats
 
-__all__ = ["Worker", "error_of", "stats_of"]
+__all__ = ["Worker", "error_of", "level_heard", "relay", "stats_of"]
 
 
 class Worker(Protocol):
@@ -72,6 +73,16 @@ def error_of(described: dict[str, str], what: str) -> RerankError:
     if isinstance(kind, type) and issubclass(kind, RerankError):
         return kind(described["message"])
     return WorkerError(f"{what}: {described['type']}: {described['message']}\n{described['trace']}".rstrip())
+
+
+def level_heard() -> int:
+    """Return the least level of log records that this process asks this package for: others need not be sent."""
+    return logging.getLogger("flag_rerank_integrations").getEffectiveLevel() or 1  # 0 would stand for "as the root"
+
+
+def relay(told: dict[str, Any], device: object) -> None:
+    """Log here what a worker has logged, under the same logger's name."""
+    logging.getLogger(told["logger"]).log(told["level"], "[%s] %s", device, told["log"])
 
 
 def stats_of(figures: dict[str, Any]) -> RerankStats:

@@ -18,7 +18,7 @@ from flag_rerank_integrations.devices import Device, available_cores
 from flag_rerank_integrations.errors import WorkerDied, WorkerTimeout
 from flag_rerank_integrations.executors.endings import GRACE_SECONDS, exit_code, explained, let_end
 from flag_rerank_integrations.executors.frames import read_frame, skip_to_greeting, write_frame
-from flag_rerank_integrations.executors.worker import error_of, stats_of
+from flag_rerank_integrations.executors.worker import error_of, level_heard, relay, stats_of
 from flag_rerank_integrations.results import RerankStats
 
 __all__ = ["WorkerProcess", "worker_processes"]
@@ -82,7 +82,8 @@ class WorkerProcess:
         self._listener.start()
         # Inside the process the one visible accelerator is number 0.
         index = None if self.device.index is None else 0
-        self._send({"config": self._config.to_dict(), "kind": self.device.kind, "index": index})
+        setup = {"config": self._config.to_dict(), "kind": self.device.kind, "index": index}
+        self._send(setup | {"log_level": level_heard()})
         message = self._receive(None)
         if "fatal" in message:
             self.kill()
@@ -197,9 +198,7 @@ class WorkerProcess:
             if skip_to_greeting(process.stdout):
                 while (message := read_frame(process.stdout)) is not None:
                     if "log" in message:
-                        logging.getLogger(message["logger"]).log(
-                            message["level"], "[%s] %s", self.device, message["log"]
-                        )
+                        relay(message, self.device)
                     else:
                         answers.put(message)
         except Exception as error:  # noqa: BLE001 - whatever its bytes led to, it cannot be heard any more

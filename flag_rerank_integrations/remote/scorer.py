@@ -6,13 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from flag_rerank_integrations.encoding import repair
 from flag_rerank_integrations.errors import InputError
-from flag_rerank_integrations.executors.request import Request
-from flag_rerank_integrations.pairs import Pair
+from flag_rerank_integrations.executors.request import OpenRequests, Request
 from flag_rerank_integrations.ranking import sigmoid
 from flag_rerank_integrations.remote.answers import scores_in
 from flag_rerank_integrations.remote.config import RemoteConfig
@@ -32,6 +31,7 @@ _MAYBE_TOO_LARGE: Final = frozenset({413, 422})
 class _Batch:
     """Passages of one request, each once, and where the caller has them."""
 
+    request: Request
     query: str
     passages: Sequence[str]
     places: Sequence[Sequence[int]]
@@ -40,8 +40,8 @@ class _Batch:
         """Cut in two."""
         middle = len(self.passages) // 2
         return (
-            _Batch(self.query, self.passages[:middle], self.places[:middle]),
-            _Batch(self.query, self.passages[middle:], self.places[middle:]),
+            replace(self, passages=self.passages[:middle], places=self.places[:middle]),
+            replace(self, passages=self.passages[middle:], places=self.places[middle:]),
         )
 
 
@@ -60,9 +60,9 @@ class RemoteScorer:
         self._config = config
         self._pairs = 0
         self._scored_pairs = 0
-        self._seconds = 0.0
+        self._open = OpenRequests()
         self._under_way = 0
-        self._busy_since = 0.0
+        self._clock: tuple[float, float | None] = (0.0, None)  # seconds until then, and since when it runs again
 
     async def score(self, request: Request, deadline: float | None) -> None:
         """Score a request's pairs; requests of one call run side by side, and all end with the first that fails.
@@ -74,7 +74,7 @@ class RemoteScorer:
         Raises:
             RerankError: As `Transport.post`, or an answer is not usable.
         """
-        batches = list(_batches(request.pairs, self._endpoint.most_passages))
+        batches = list(_batches(request, self._endpoint.most_passages))
         queue = iter(batches)
         # No more tasks than can ask at once: calls take turns, and a short one does not wait for a long one to end.
         lanes = [
@@ -82,6 +82,7 @@ class RemoteScorer:
             for _ in range(min(len(batches), self._config.max_concurrency))
         ]
         self._pairs += len(request.pairs)
+        self._open.add(request)
         self._enter()
         try:
             await asyncio.gather(*lanes)
@@ -93,15 +94,16 @@ class RemoteScorer:
 
     def stats(self) -> RerankStats:
         """Return a snapshot of the work done; what only the server knows is left at zero."""
-        running = time.monotonic() - self._busy_since if self._under_way else 0.0
+        seconds, since = self._clock
         return RerankStats(
             pairs=self._pairs,
             scored_pairs=self._scored_pairs,
-            seconds=self._seconds + running,
+            seconds=seconds if since is None else seconds + time.monotonic() - since,
             family=f"remote {self._endpoint.form.name}",
             devices=(DeviceStats(self._endpoint.url),),
             requests=self._transport.requests,
             retries=self._transport.repeated,
+            waiting_calls=self._open.waiting,
         )
 
     async def _serve(self, queue: Iterator[_Batch], request: Request, deadline: float | None) -> None:
@@ -139,7 +141,7 @@ class RemoteScorer:
             logits=logits,
             truncate=self._config.long_passages == "truncate",
         )
-        answer = await self._transport.post(self._endpoint.url, form.body(question), deadline)
+        answer = await self._transport.post(self._endpoint.url, form.body(question), deadline, batch.request.begin)
         ready = normalize is True and not logits
         scores = scores_in(answer, form, len(batch.passages), unit_interval=ready)
         # The sigmoid is taken here, in float64: a server's, in float32, calls all large logits equal.
@@ -147,22 +149,23 @@ class RemoteScorer:
 
     def _enter(self) -> None:
         if self._under_way == 0:
-            self._busy_since = time.monotonic()
+            self._clock = self._clock[0], time.monotonic()
         self._under_way += 1
 
     def _leave(self) -> None:
         self._under_way -= 1
-        if self._under_way == 0:
-            self._seconds += time.monotonic() - self._busy_since
+        seconds, since = self._clock
+        if self._under_way == 0 and since is not None:
+            self._clock = seconds + time.monotonic() - since, None
 
 
-def _batches(pairs: Sequence[Pair], most_passages: int) -> Iterator[_Batch]:
+def _batches(request: Request, most_passages: int) -> Iterator[_Batch]:
     """Group pairs by query, equal ones once, and cut the groups to what one request may hold."""
     groups: dict[str, dict[str, list[int]]] = {}
-    for place, (query, passage) in enumerate(pairs):
+    for place, (query, passage) in enumerate(request.pairs):
         groups.setdefault(repair(query), {}).setdefault(repair(passage), []).append(place)
     for query, group in groups.items():
         passages, places = list(group), list(group.values())
         for first in range(0, len(passages), most_passages):
             part = slice(first, first + most_passages)
-            yield _Batch(query, passages[part], places[part])
+            yield _Batch(request, query, passages[part], places[part])

@@ -7,6 +7,7 @@ import json
 import logging
 import random
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -82,13 +83,14 @@ class Transport:
         response = await self._send("GET", url, None, None)
         return response.status_code, _decoded(response)
 
-    async def post(self, url: str, body: dict[str, Any], deadline: float | None) -> Any:  # noqa: ANN401 - any JSON
+    async def post(self, url: str, body: dict[str, Any], deadline: float | None, on_turn: Callable[[], None]) -> Any:  # noqa: ANN401 - any JSON
         """Post JSON and return the decoded answer.
 
         Args:
             url: The endpoint.
             body: What to send.
             deadline: When the whole call must be over, by `time.monotonic`; no wait goes beyond it.
+            on_turn: Called when this request's turn has come, so that it waits for the server alone.
 
         Raises:
             RefusedError: The server will not take the request as it is (400, 413, 422).
@@ -97,6 +99,7 @@ class Transport:
         """
         content = json.dumps(body, ensure_ascii=False).encode()
         async with self._turns:
+            on_turn()
             response = await self._send("POST", url, content, deadline)
         if not response.is_success:
             raise self._failure(response)

@@ -70,6 +70,13 @@ def test_scores_are_those_of_one_process(pool: Reranker, expected: list[float]) 
     assert set(pids(pool)) <= actors()
 
 
+def test_what_an_actor_logs_arrives_here(pool: Reranker, caplog: pytest.LogCaptureFixture) -> None:
+    pool.score([("panda " * 500, "bear")])
+    (record,) = [record for record in caplog.records if "The query" in record.getMessage()]
+    assert (record.name, record.levelname) == ("flag_rerank_integrations.truncation", "WARNING")
+    assert record.getMessage().startswith("[ray:")
+
+
 def test_killed_while_idle(pool: Reranker, expected: list[float]) -> None:
     restarts, (first, _) = pool.stats().worker_restarts, pids(pool)
     kill(first)
