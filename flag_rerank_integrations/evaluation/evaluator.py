@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from flag_rerank_integrations.errors import ConfigError, InputError
 from flag_rerank_integrations.evaluation.first_stage import bm25_run
 from flag_rerank_integrations.evaluation.judged_set import JudgedSet
-from flag_rerank_integrations.evaluation.measures import check_measures
+from flag_rerank_integrations.evaluation.measures import check_measures, values_by_query
 from flag_rerank_integrations.evaluation.results import Evaluation, QueryValues, compare
 from flag_rerank_integrations.evaluation.runs import Run, ScoredPassage, ordered
 from flag_rerank_integrations.results import RankedPassage
@@ -70,8 +70,8 @@ def evaluate(  # noqa: PLR0913 - the options of one command
         ModuleNotFoundError: `ir_measures`, or for BM25 `bm25s`, is not installed.
         RerankError: Ranking failed.
     """
-    names = tuple(default_measures(top_k) if measures is None else measures)
-    _check(top_k, names)
+    names = default_measures(top_k) if measures is None else measures
+    _check(top_k, names, seed)
     chosen = judged.limited(limit_queries)
     asked = chosen.asked()
     if not asked:
@@ -79,29 +79,22 @@ def evaluate(  # noqa: PLR0913 - the options of one command
         raise InputError(msg)
     found = bm25_run(chosen, top_k) if run is None else run
     first_stage = {query: ordered(found.get(query, ())) for query in asked}
+    qrels = {query: chosen.qrels[query] for query in asked}
+    old = values_by_query(names, qrels, _ids(first_stage))  # first of all, for it may fail
     requests = {query: _texts(chosen, query, hits[:top_k]) for query, hits in first_stage.items() if hits}
+    _start(reranker)
     start = time.perf_counter()
     rankings = reranker.rank_many([(chosen.queries[query], texts) for query, texts in requests.items()])
     seconds = time.perf_counter() - start
     reranked = {**first_stage}
     for query, ranking in zip(requests, rankings, strict=True):
         reranked[query] = _in_order(first_stage[query], ranking)
-    comparisons, old, new = compare(
-        names, {query: chosen.qrels[query] for query in asked}, _ids(first_stage), _ids(reranked), seed
-    )
+    new = values_by_query(names, qrels, _ids(reranked))
     return Evaluation(
         name=judged.name,
         top_k=top_k,
-        comparisons=comparisons,
-        per_query=tuple(
-            QueryValues(
-                query,
-                chosen.queries[query],
-                {name: old[name][query] for name in names},
-                {name: new[name][query] for name in names},
-            )
-            for query in asked
-        ),
+        comparisons=compare(old, new, seed),
+        per_query=_per_query(chosen, old, new),
         first_stage=first_stage,
         reranked=reranked,
         pairs=sum(map(len, requests.values())),
@@ -111,10 +104,18 @@ def evaluate(  # noqa: PLR0913 - the options of one command
     )
 
 
-def _check(top_k: int, measures: Sequence[str]) -> None:
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-        msg = f"top_k must be a whole number of at least 1, not {top_k!r}."
-        raise ConfigError(msg)
+def _start(reranker: object) -> None:
+    """Load the model unless that is done, so that the seconds told are those of ranking."""
+    start = getattr(reranker, "start", None)
+    if callable(start):
+        start()
+
+
+def _check(top_k: int, measures: Sequence[str], seed: int) -> None:
+    for name, value, least in (("top_k", top_k, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            msg = f"{name} must be a whole number of at least {least}, not {value!r}."
+            raise ConfigError(msg)
     check_measures(measures)
 
 
@@ -132,7 +133,23 @@ def _texts(judged: JudgedSet, query: str, hits: Sequence[ScoredPassage]) -> list
 def _in_order(hits: Sequence[ScoredPassage], ranking: Sequence[RankedPassage]) -> list[ScoredPassage]:
     """Return the passages as they were ranked, and behind them those that were not."""
     best = [ScoredPassage(hits[ranked.index].passage_id, ranked.score) for ranked in ranking]
-    return [*best, *hits[len(best) :]]
+    places = {ranked.index for ranked in ranking}
+    return [*best, *(hit for place, hit in enumerate(hits) if place not in places)]
+
+
+def _per_query(
+    judged: JudgedSet, before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]
+) -> tuple[QueryValues, ...]:
+    """Turn values by measure and query into values by query and measure."""
+    return tuple(
+        QueryValues(
+            query,
+            judged.queries[query],
+            {measure: values[query] for measure, values in before.items()},
+            {measure: values[query] for measure, values in after.items()},
+        )
+        for query in judged.asked()
+    )
 
 
 def _ids(run: Run) -> dict[str, list[str]]:
@@ -153,17 +170,17 @@ def _notes(
     """Say what a reader of the figures should know about the data."""
     asked = chosen.asked()
     counts = {
-        "queries have no judgement and are left out": sum(not judged.qrels.get(query) for query in judged.queries),
-        "judged queries have no text and are left out": sum(query not in judged.queries for query in judged.qrels),
-        "queries are not in the first stage and count as 0": len(asked) - len(requests),
-        "queries have no relevant passage and count as 0": sum(
+        "queries without a judgement, left out": sum(not judged.qrels.get(query) for query in judged.queries),
+        "judged queries without a text, left out": sum(query not in judged.queries for query in judged.qrels),
+        "queries that the first stage found nothing for, counted as 0": len(asked) - len(requests),
+        "queries without a relevant passage, counted as 0": sum(
             not any(grade > 0 for grade in chosen.qrels[query].values()) for query in asked
         ),
-        "passages were found twice for one query; the better place counts": sum(
+        "passages found twice for a query, of which the better place counts": sum(
             len(run[query]) - len({hit.passage_id for hit in run[query]}) for query in requests
         ),
-        "passages to re-rank are empty, and a model's score of them means nothing": sum(
+        "empty passages to re-rank, whose scores mean nothing": sum(
             not text.strip() for texts in requests.values() for text in texts
         ),
     }
-    yield from (f"{count} {what}" for what, count in counts.items() if count)
+    yield from (f"{what}: {count:,}" for what, count in counts.items() if count)

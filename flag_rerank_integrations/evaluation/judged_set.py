@@ -32,9 +32,9 @@ class JudgedSet:
     @classmethod
     def from_folder(  # noqa: PLR0913 - one for each file
         cls,
-        folder: str | Path = ".",
+        folder: str | Path | None = None,
         *,
-        split: str = "test",
+        split: str | None = None,
         corpus: str | Path | None = None,
         queries: str | Path | None = None,
         qrels: str | Path | None = None,
@@ -43,8 +43,9 @@ class JudgedSet:
         """Read a folder in BEIR's layout; every file may be gzipped, and be named by itself.
 
         Args:
-            folder: Has corpus.jsonl, queries.jsonl, and qrels/SPLIT.tsv or qrels.tsv.
-            split: Which judgements to read where the folder has several.
+            folder: Has corpus.jsonl, queries.jsonl, and qrels/test.tsv or qrels.tsv. None where every
+                file is named by itself.
+            split: Judgements to read instead, from qrels/SPLIT.tsv.
             corpus: The passages, instead of the folder's; see `read_texts`.
             queries: The queries, instead of the folder's; see `read_texts`.
             qrels: The judgements, instead of the folder's; see `read_qrels`.
@@ -53,13 +54,13 @@ class JudgedSet:
         Raises:
             InputError: A file is missing or wrong; the message names the file and the line.
         """
-        home = Path(folder)
-        judgements = qrels or _found(home, f"qrels/{split}.tsv", "qrels.tsv")
+        judgements = ("qrels/test.tsv", "qrels.tsv") if split is None else (f"qrels/{split}.tsv",)
+        qrels_file = Path(qrels or _found(folder, *judgements))
         return cls(
-            queries=read_texts(queries or _found(home, "queries.jsonl", "queries.tsv")),
-            corpus=read_texts(corpus or _found(home, "corpus.jsonl", "corpus.tsv"), only),
-            qrels=read_qrels(judgements),
-            name=home.resolve().name or "judged set",
+            queries=read_texts(queries or _found(folder, "queries.jsonl", "queries.tsv")),
+            corpus=read_texts(corpus or _found(folder, "corpus.jsonl", "corpus.tsv"), only),
+            qrels=read_qrels(qrels_file),
+            name=qrels_file.stem if folder is None else Path(folder).resolve().name,
         )
 
     def asked(self) -> list[str]:
@@ -89,11 +90,12 @@ class JudgedSet:
         )
 
 
-def _found(folder: Path, *names: str) -> Path:
+def _found(folder: str | Path | None, *names: str) -> Path:
     """Return the first of some files that is there, gzipped or not."""
+    home = Path() if folder is None else Path(folder)
     for name in names:
-        for path in (folder / name, folder / f"{name}{_PACKED}"):
+        for path in (home / name, home / f"{name}{_PACKED}"):
             if path.is_file():
                 return path
-    msg = f"{folder} has no {' nor '.join(names)}; BEIR's layout is corpus.jsonl, queries.jsonl and qrels/test.tsv"
+    msg = f"{home} has no {' nor '.join(names)}; BEIR's layout is corpus.jsonl, queries.jsonl and qrels/test.tsv"
     raise InputError(msg)

@@ -69,11 +69,15 @@ def values_by_query(
     run = {
         query: {passage: float(len(ranking) - place) for place, passage in enumerate(ranking)}
         for query, ranking in rankings.items()
-        if query in judged
+        if query in judged and ranking
     }
     found: dict[str, dict[str, float]] = {str(measure): {} for measure in measures.values()}
-    for metric in ir_measures.iter_calc(list({*measures.values()}), judged, run):
-        found[str(metric.measure)][metric.query_id] = float(metric.value)
+    try:
+        for metric in ir_measures.iter_calc(list({*measures.values()}), judged, run):
+            found[str(metric.measure)][metric.query_id] = float(metric.value)
+    except Exception as error:  # some measures are computed by other programs, each with its own demands and errors
+        msg = f"ir-measures could not compute {', '.join(names)} of this data ({type(error).__name__}: {error})."
+        raise ConfigError(msg) from error
     return {name: {query: found[str(measure)][query] for query in judged} for name, measure in measures.items()}
 
 
@@ -84,11 +88,13 @@ def _measure(name: str) -> Any:  # noqa: ANN401 - ir_measures ships no type info
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(MISSING_EXTRA) from error
     simple = _SIMPLE.fullmatch(name.strip())
+    providers: Any = ir_measures.DefaultPipeline  # its methods are not annotated
     try:
         measure = ir_measures.parse_measure(name.strip()) if simple is None else _simple_measure(simple)
-        available = ir_measures.DefaultPipeline.supports(measure)
+        available = providers.supports(measure)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError) as error:
-        msg = f"{name!r} is no measure that ir-measures knows ({error}); some are nDCG@10, RR@10, R@100, AP and P@10."
+        reason = "" if isinstance(error, LookupError) else f" ({error})"  # of those, only the name, once more
+        msg = f"{name!r} is no measure that ir-measures knows{reason}; some are nDCG@10, RR@10, R@100, AP and P@10."
         raise ConfigError(msg) from error
     if not available:
         msg = f"The measure {name!r} cannot be computed here: see https://ir-measur.es for what computes it."
@@ -102,4 +108,9 @@ def _simple_measure(parts: re.Match[str]) -> Any:  # noqa: ANN401 - as above
 
     name = _ALIASES.get(parts["name"].lower(), parts["name"])
     measure = ir_measures.measures.registry[name]()
-    return measure if parts["cutoff"] is None else measure @ int(parts["cutoff"])
+    if parts["cutoff"] is None:
+        return measure
+    if not int(parts["cutoff"]):
+        msg = "a cutoff is at least 1"
+        raise ValueError(msg)
+    return measure @ int(parts["cutoff"])

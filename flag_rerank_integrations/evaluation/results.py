@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from flag_rerank_integrations.evaluation.bootstrap import paired_difference
-from flag_rerank_integrations.evaluation.measures import values_by_query
 from flag_rerank_integrations.evaluation.runs import Run
 
 __all__ = ["Comparison", "Evaluation", "QueryValues", "compare"]
@@ -101,29 +100,22 @@ class Evaluation:
 
 
 def compare(
-    measures: Sequence[str],
-    qrels: Mapping[str, Mapping[str, int]],
-    before: Mapping[str, Sequence[str]],
-    after: Mapping[str, Sequence[str]],
-    seed: int = 0,
-) -> tuple[tuple[Comparison, ...], dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Compare two rankings of the same queries.
+    before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]], seed: int = 0
+) -> tuple[Comparison, ...]:
+    """Compare two rankings of the same queries by what was measured of them.
 
     Args:
-        measures: Names; see `values_by_query`.
-        qrels: Grades by query id and passage id.
-        before: Passage ids by query id, best first.
-        after: The same of the other ranking.
-        seed: Of the bootstrap.
+        before: Values by measure and query id; see `values_by_query`.
+        after: The same of the other ranking, with the same queries in the same order.
+        seed: Of the bootstrap; see `paired_difference`.
 
     Returns:
-        A comparison for each measure, and each measure's values by query before and after.
+        A comparison for each measure.
     """
-    old, new = values_by_query(measures, qrels, before), values_by_query(measures, qrels, after)
     comparisons = []
-    for name in measures:
-        one, other = list(old[name].values()), list(new[name].values())
+    for name, by_query in before.items():
+        one, other = list(by_query.values()), list(after[name].values())
         found = paired_difference(one, other, seed=seed)
         means = sum(one) / len(one), sum(other) / len(other)
         comparisons.append(Comparison(name, *means, found.low, found.high, found.p_value))
-    return tuple(comparisons), old, new
+    return tuple(comparisons)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -82,7 +82,8 @@ def write_run(path: str | Path, run: Mapping[str, Sequence[ScoredPassage]], tag:
     Raises:
         InputError: An id has white space in it, which a TREC run cannot hold, or the file cannot be written.
     """
-    check_run_ids(run)
+    for query, passages in run.items():
+        check_run_ids([query, *(passage.passage_id for passage in passages)])
     name = _BLANK.sub("-", tag) or "run"
     lines = (
         f"{query} Q0 {passage.passage_id} {rank} {score:.9g} {name}\n"
@@ -97,17 +98,16 @@ def write_run(path: str | Path, run: Mapping[str, Sequence[ScoredPassage]], tag:
         raise InputError(msg) from error
 
 
-def check_run_ids(run: Mapping[str, Sequence[ScoredPassage]]) -> None:
+def check_run_ids(names: Iterable[str]) -> None:
     """Refuse ids that a TREC run cannot hold.
 
     Raises:
         InputError: An id is empty or has white space in it.
     """
-    for query, passages in run.items():
-        for name in (query, *(passage.passage_id for passage in passages)):
-            if not name or _BLANK.search(name):
-                msg = f"a TREC run separates its columns by blanks, and cannot hold the id {name!r}"
-                raise InputError(msg)
+    for name in names:
+        if not name or _BLANK.search(name):
+            msg = f"a TREC run separates its columns by blanks, and cannot hold the id {name!r}"
+            raise InputError(msg)
 
 
 def _sorted(found: Sequence[ScoredPassage]) -> list[ScoredPassage]:

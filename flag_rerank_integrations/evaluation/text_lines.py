@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gzip
-import io
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import BinaryIO, Final
 
 from flag_rerank_integrations.errors import InputError
 
@@ -49,8 +48,7 @@ def fields_of(line: str) -> list[str]:
     return _BLANKS.split(line.strip(" \t"))
 
 
-def _unpacked(file: IO[bytes]) -> IO[bytes]:
+def _unpacked(file: BinaryIO) -> Iterable[bytes]:
     packed = file.read(len(_GZIP_MAGIC)) == _GZIP_MAGIC
     file.seek(0)
-    # A buffer of its own, for gzip's lines are slow without one.
-    return io.BufferedReader(gzip.GzipFile(fileobj=file)) if packed else file  # type: ignore[type-var]
+    return gzip.GzipFile(fileobj=file) if packed else file

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from flag_rerank_integrations.errors import InputError
 from flag_rerank_integrations.evaluation.text_lines import numbered_lines
@@ -13,7 +13,8 @@ from flag_rerank_integrations.evaluation.text_lines import numbered_lines
 __all__ = ["read_texts"]
 
 _ID_KEYS: Final = ("_id", "id")
-_TSV_SUFFIXES: Final = frozenset({".tsv", ".tsv.gz"})
+_TSV_ENDINGS: Final = (".tsv", ".tsv.gz")
+_SHOWN: Final = 60
 
 
 def read_texts(path: str | Path, only: Collection[str] | None = None) -> dict[str, str]:
@@ -29,7 +30,7 @@ def read_texts(path: str | Path, only: Collection[str] | None = None) -> dict[st
             id; the message names the file and the line.
     """
     file = Path(path)
-    read_line = _from_tsv if "".join(file.suffixes[-2:]).lower().endswith(tuple(_TSV_SUFFIXES)) else _from_json
+    read_line = _from_tsv if file.name.lower().endswith(_TSV_ENDINGS) else _from_json
     texts: dict[str, str] = {}
     kept = None if only is None else frozenset(only)
     for number, line in numbered_lines(file):
@@ -62,18 +63,11 @@ def _from_json(line: str, place: str) -> tuple[str, str]:
         raise InputError(msg)
     name = next((entry[key] for key in _ID_KEYS if key in entry), None)
     if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
-        msg = f"{place}: '_id' must be a string, not {json.dumps(name)}"
+        msg = f"{place}: '_id' must be a string, not {json.dumps(name)[:_SHOWN]}"
         raise InputError(msg)
-    text = f"{_string(entry, 'title', place)} {_string(entry, 'text', place, needed=True)}".strip()
-    return str(name), text
-
-
-def _string(entry: dict[str, Any], key: str, place: str, *, needed: bool = False) -> str:
-    value = entry.get(key)
-    if value is None and not (needed and key not in entry):
-        return ""
-    if not isinstance(value, str):
-        found = "missing" if key not in entry else f"not {json.dumps(value)[:60]}"
-        msg = f"{place}: {key!r} must be a string, {'and is ' if key not in entry else ''}{found}"
-        raise InputError(msg)
-    return value
+    title = "" if entry.get("title") is None else entry["title"]
+    for key, value in (("title", title), ("text", entry.get("text"))):
+        if not isinstance(value, str):
+            msg = f"{place}: {key!r} must be a string, not {json.dumps(value)[:_SHOWN]}"
+            raise InputError(msg)
+    return str(name), f"{title} {entry['text']}".strip()
