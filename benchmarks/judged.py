@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from statistics import fmean
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from flag_rerank_integrations.errors import InputError
+from flag_rerank_integrations.evaluation import JudgedSet, paired_difference, read_run, values_by_query
+
 __all__ = ["JudgedRequest", "difference_interval", "ndcg", "read", "spearman"]
 
-_DEPTH: Final = 10
-_RESAMPLES: Final = 10_000
+_MEASURE: Final = "nDCG@10"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +40,22 @@ def read(directory: Path, queries: int, depth: int) -> list[JudgedRequest]:
         depth: Candidates of each.
 
     Raises:
-        OSError: A file is missing.
+        InputError: A file is missing or wrong.
     """
-    texts = {
-        entry["_id"]: f"{entry.get('title', '')} {entry['text']}".strip()
-        for entry in _lines(directory / "corpus.jsonl")
-    }
-    asked = {entry["_id"]: entry["text"] for entry in _lines(directory / "queries.jsonl")}
-    grades: dict[str, dict[str, float]] = {}
-    for line in (directory / "qrels.tsv").read_text(encoding="utf-8").splitlines()[1:]:
-        query, passage, grade = line.split("\t")
-        grades.setdefault(query, {})[passage] = float(grade)
-    run: dict[str, list[str]] = {}
-    with gzip.open(next(directory.glob("*.trec.gz")), "rt", encoding="utf-8") as file:
-        for line in file:
-            query, _, passage, *_ = line.split()
-            run.setdefault(query, []).append(passage)
+    runs = sorted(directory.glob("*.trec.gz"))
+    if not runs:
+        msg = f"{directory} has no TREC run, *.trec.gz"
+        raise InputError(msg)
+    run = read_run(runs[0])
+    judged_set = JudgedSet.from_folder(directory)
+    grades = judged_set.qrels
     judged = (query for query in run if any(grade > 0 for grade in grades.get(query, {}).values()))
     return [
         JudgedRequest(
-            asked[query],
-            [texts[passage] for passage in run[query][:depth]],
-            [grades[query].get(passage, 0.0) for passage in run[query][:depth]],
-            sorted(grades[query].values(), reverse=True),
+            judged_set.queries[query],
+            [judged_set.corpus[hit.passage_id] for hit in run[query][:depth]],
+            [float(grades[query].get(hit.passage_id, 0)) for hit in run[query][:depth]],
+            sorted(map(float, grades[query].values()), reverse=True),
         )
         for query in islice(judged, queries)
     ]
@@ -72,16 +64,17 @@ def read(directory: Path, queries: int, depth: int) -> list[JudgedRequest]:
 def ndcg(request: JudgedRequest, scores: Sequence[float]) -> float:
     """Return nDCG@10 of the candidates in the order of their scores; linear gains, as trec_eval has them."""
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
-    ideal = _gain(request.best_grades)
-    return _gain([request.grades[i] for i in order]) / ideal if ideal else 0.0
+    candidates = {str(place): grade for place, grade in enumerate(request.grades)}
+    others = Counter(request.best_grades) - Counter(request.grades)
+    unseen = {f"not retrieved {place}": grade for place, grade in enumerate(others.elements())}
+    qrels = {"query": {name: int(grade) for name, grade in {**candidates, **unseen}.items()}}
+    return values_by_query([_MEASURE], qrels, {"query": [str(place) for place in order]})[_MEASURE]["query"]
 
 
 def difference_interval(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
     """Return the mean of `after - before` and the ends of its 95% interval, by a paired bootstrap over queries."""
-    differences = np.asarray(after) - np.asarray(before)
-    chosen = np.random.default_rng(0).integers(0, len(differences), (_RESAMPLES, len(differences)))
-    low, high = np.percentile(differences[chosen].mean(axis=1), [2.5, 97.5])
-    return fmean(differences.tolist()), float(low), float(high)
+    found = paired_difference(before, after)
+    return found.mean, found.low, found.high
 
 
 def spearman(one: Sequence[float], other: Sequence[float]) -> float:
@@ -94,11 +87,3 @@ def _ranks(values: Sequence[float]) -> npt.NDArray[np.float64]:
     last = np.cumsum(counts)
     ranks: npt.NDArray[np.float64] = (last - (counts - 1) / 2)[group]
     return ranks
-
-
-def _gain(grades: Sequence[float]) -> float:
-    return sum(max(0.0, grade) / math.log2(rank + 2) for rank, grade in enumerate(grades[:_DEPTH]))
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]

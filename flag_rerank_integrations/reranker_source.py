@@ -149,8 +149,12 @@ class RerankerSource:
             loading.set_result(reranker)
 
 
-def made_from(config: Config) -> Reranker | RemoteReranker:
-    """Return a started reranker: one that loads a model, or one that asks a server.
+def made_from(config: Config, *, start: bool = True) -> Reranker | RemoteReranker:
+    """Return a reranker: one that loads a model, or one that asks a server.
+
+    Args:
+        config: What to make it of.
+        start: Whether to start now, or when it is first used.
 
     Raises:
         RerankError: As the constructor of either.
@@ -158,10 +162,10 @@ def made_from(config: Config) -> Reranker | RemoteReranker:
     if isinstance(config, RemoteConfig):
         from flag_rerank_integrations.remote import RemoteReranker
 
-        return RemoteReranker.from_config(config)
+        return RemoteReranker.from_config(config, start=start)
     from flag_rerank_integrations.reranker import Reranker
 
-    return Reranker.from_config(config)
+    return Reranker.from_config(config, start=start)
 
 
 def _close_loaded(loading: Future[Reranker | RemoteReranker]) -> None:

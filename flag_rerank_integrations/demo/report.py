@@ -7,8 +7,9 @@ import platform
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from flag_rerank_integrations.evaluation.report import table_of, verdict_on
+
 if TYPE_CHECKING:
-    from flag_rerank_integrations.demo.quality import Comparison
     from flag_rerank_integrations.demo.run import DemoResult, Sample
 
 __all__ = ["as_dict", "as_text"]
@@ -83,22 +84,9 @@ def _name(name: str, grades: dict[str, int]) -> str:
 
 def _quality(result: DemoResult) -> Iterator[str]:
     yield f"Quality over {result.questions} questions"
-    yield "  measure      BM25  re-ranked  difference  95% interval (paired bootstrap)"
-    for line in result.comparisons:
-        change = f"{line.after - line.before:+.3f}"
-        interval = f"{line.low:+.3f} to {line.high:+.3f}"
-        yield f"  {line.measure:<10} {line.before:>6.3f} {line.after:>10.3f} {change:>11}  {interval}"
-    yield f"  {_verdict(result.comparisons)}"
-
-
-def _verdict(comparisons: Sequence[Comparison]) -> str:
-    """Say what the first measure's interval allows to say."""
-    first = comparisons[0]
-    if first.low > 0:
-        return f"By {first.measure}, re-ranking is better than BM25 alone on these questions."
-    if first.high < 0:
-        return f"By {first.measure}, re-ranking is WORSE than BM25 alone on these questions."
-    return f"By {first.measure}, the difference is within chance for so few questions."
+    yield from (f"  {line}" for line in table_of(result.comparisons, "BM25"))
+    yield f"  {verdict_on(result.comparisons[0], 'BM25', 'questions')}"
+    yield "  Intervals and p-values are those of a paired bootstrap over the questions."
 
 
 def _frameworks(result: DemoResult) -> Iterator[str]:
