@@ -37,6 +37,7 @@ PUBLIC = {
     ],
     "flag_rerank_integrations.llama_index": ["FlagRerankPostprocessor"],
     "llama_index.postprocessor.flag_rerank": ["FlagRerankPostprocessor"],
+    "flag_rerank_integrations.testing": ["DocumentCompressorConformance", "NodePostprocessorConformance"],
     "flag_rerank_integrations.errors": [
         "ConfigError",
         "DeviceError",
@@ -60,6 +61,7 @@ LIGHT = {
     "flag_rerank_integrations.wrapping": (*HEAVY, *FRAMEWORKS, "numpy", "pydantic"),
     "flag_rerank_integrations.cli": (*HEAVY, *FRAMEWORKS),
     "flag_rerank_integrations.corpus": (*HEAVY, *FRAMEWORKS, "numpy", "pyarrow"),
+    "flag_rerank_integrations.testing": (*HEAVY, *FRAMEWORKS, "numpy", "pydantic"),
     "flag_rerank_integrations.langchain": (*HEAVY, "llama_index.core"),
     "flag_rerank_integrations.llama_index": (*HEAVY, "langchain_core", "langchain_classic"),
     "llama_index.postprocessor.flag_rerank": (*HEAVY, "langchain_core", "langchain_classic"),
