@@ -463,21 +463,32 @@ def metadata(item: Any) -> dict[str, Any]:
     return found
 
 
+# A reranker that fails both of these, too, does not run at all: then its failures say nothing of its fault.
+CONTROLS = ("one_item", "nothing_gives_nothing")
+
+
+def _tests_of(suite: type, name: str, reranker: type, breaks: Sequence[str]) -> dict[str, Any]:
+    """Put a faulty reranker under the tests that name its fault and the controls; all would take a minute."""
+    kept = {f"test_{test}" for test in (*breaks, *CONTROLS)}
+    others = {test for test in dir(suite) if test.startswith("test_")} - kept
+    return {**dict.fromkeys(others), name: reranker, "breaks": breaks, "__module__": __name__}
+
+
 def _classes() -> dict[str, type]:
     """One test class for each fault and each reranker that can have it."""
     made: dict[str, type] = {}
+    frameworks = (
+        (CompressorTests, "compressor_class", Compressor, Postprocessor),
+        (PostprocessorTests, "postprocessor_class", Postprocessor, Compressor),
+    )
     for fault in [kind for kind in globals().values() if isinstance(kind, type) and "breaks" in vars(kind)]:
-        for tests, name, base in (
-            (CompressorTests, "compressor_class", Compressor),
-            (PostprocessorTests, "postprocessor_class", Postprocessor),
-        ):
-            other = Postprocessor if base is Compressor else Compressor
-            if issubclass(fault, Ranking) and not issubclass(fault, other):
-                faulty = (
-                    fault if issubclass(fault, base) else type(fault.__name__, (fault, base), {"__module__": __name__})
-                )
-                title = f"Test{fault.__name__}In{base.__name__}"
-                made[title] = type(title, (tests,), {name: faulty, "breaks": fault.breaks, "__module__": __name__})
+        for suite, name, base, other in frameworks:
+            if not issubclass(fault, Ranking) or issubclass(fault, other):
+                continue
+            mixed = (fault,) if issubclass(fault, base) else (fault, base)
+            faulty = type(fault.__name__, mixed, {"__module__": __name__})
+            title = f"Test{fault.__name__}In{base.__name__}"
+            made[title] = type(title, (suite,), _tests_of(suite, name, faulty, fault.breaks))
     return made
 
 

@@ -59,6 +59,8 @@ def test_each_fault_is_found_by_the_tests_that_name_it(outcomes: Outcomes) -> No
         if (missing := {f"test_{test}" for test in kind.breaks} - failed(outcomes[name]))
     }
     assert not missed
+    controls = {f"test_{test}" for test in conformance_faults.CONTROLS}
+    assert not [name for name in faulty if controls <= failed(outcomes[name])]
 
 
 @pytest.mark.parametrize("suite", [DocumentCompressorConformance, NodePostprocessorConformance])
