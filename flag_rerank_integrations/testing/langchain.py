@@ -141,7 +141,7 @@ class DocumentCompressorConformance(
 
     def unreadable(self) -> list[Document]:
         """Return a document that holds no text, which no compressor can score."""
-        return [Document.model_construct(page_content=None, metadata={}, type="Document")]
+        return [Document.model_construct(page_content=None, metadata={}, type="Document")]  # type: ignore[arg-type]
 
     def test_results_are_documents(self) -> None:
         """Both methods return documents."""
