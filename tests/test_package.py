@@ -59,6 +59,7 @@ PUBLIC = {
     "flag_rerank_integrations.llama_index": ["FlagRerankPostprocessor"],
     "flag_rerank_integrations.monitoring": ["OpenTelemetryMetrics", "PrometheusCollector", "capture_texts"],
     "llama_index.postprocessor.flag_rerank": ["FlagRerankPostprocessor"],
+    "flag_rerank_integrations.testing": ["DocumentCompressorConformance", "NodePostprocessorConformance"],
     "flag_rerank_integrations.errors": [
         "ConfigError",
         "DeviceError",
@@ -86,6 +87,7 @@ LIGHT = {
     "flag_rerank_integrations.base_reranker": (*HEAVY, *FRAMEWORKS, "numpy", *MONITORING),
     "flag_rerank_integrations.corpus": (*HEAVY, *FRAMEWORKS, "numpy", "pyarrow"),
     "flag_rerank_integrations.evaluation": (*HEAVY, *FRAMEWORKS, "numpy", "bm25s", "ir_measures"),
+    "flag_rerank_integrations.testing": (*HEAVY, *FRAMEWORKS, "numpy", "pydantic"),
     "flag_rerank_integrations.langchain": (*HEAVY, "llama_index.core"),
     "flag_rerank_integrations.llama_index": (*HEAVY, "langchain_core", "langchain_classic"),
     "llama_index.postprocessor.flag_rerank": (*HEAVY, "langchain_core", "langchain_classic"),
