@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from flag_rerank_integrations.call_options import CallOptions
-from flag_rerank_integrations.errors import ConfigError, WorkerError
-from flag_rerank_integrations.inputs import checked_pairs, checked_requests
+from flag_rerank_integrations.errors import WorkerError
+from flag_rerank_integrations.inputs import checked_config, checked_pairs, checked_requests
 from flag_rerank_integrations.monitoring.calls import Call, Calls
 from flag_rerank_integrations.pairs import SCORE, Pair, ScoredPairs, Task
 from flag_rerank_integrations.progress import ProgressBar
@@ -55,21 +56,19 @@ class BaseReranker(ABC, Generic[Options]):
         self._lock = threading.Lock()
 
     @classmethod
-    def from_config(cls, config: Options, *, start: bool = True) -> Self:
+    def from_config(cls, config: Options | Mapping[str, Any] | str | os.PathLike[str], *, start: bool = True) -> Self:
         """Make a reranker from its options.
 
         Args:
-            config: All options.
+            config: All options, as an object of the config's class; or those that differ from the defaults, as a
+                dict, as JSON text, or as the path of a JSON file such as `flag-rerank bench` writes.
             start: Whether to start now (load the model, or ask the server), or when it is first used.
 
         Raises:
-            RerankError: As the constructor.
+            RerankError: As the constructor; `ConfigError` also where a file cannot be read.
         """
-        if not isinstance(config, cls._options_type):
-            msg = f"from_config needs a {cls._options_type.__name__}, not {type(config).__name__}."
-            raise ConfigError(msg)
         self = cls.__new__(cls)
-        self._init(config)
+        self._init(checked_config(config, cls._options_type))
         if start:
             self.start()
         return self

@@ -4,17 +4,54 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from flag_rerank_integrations.errors import ConfigError, InputError
 from flag_rerank_integrations.pairs import Pair
 
-__all__ = ["checked_layers", "checked_pairs", "checked_requests"]
+__all__ = ["checked_config", "checked_layers", "checked_pairs", "checked_requests"]
 
 logger = logging.getLogger(__name__)
 
 _PAIR_SIZE = 2
 _SHOWN_CHARACTERS = 60
+
+
+def checked_config(source: object, kind: type[Any]) -> Any:  # noqa: ANN401 - an instance of `kind`
+    """Return a config as an object of its class.
+
+    Args:
+        source: One already; a mapping of its options; JSON text, which begins with "{"; or the path of a JSON file.
+        kind: The class: `RerankConfig` or `RemoteConfig`.
+
+    Raises:
+        ConfigError: It is none of these, the file cannot be read, or an option is wrong.
+    """
+    if isinstance(source, kind):
+        return source
+    if isinstance(source, Mapping):
+        return kind.from_dict(source)
+    if isinstance(source, str) and source.lstrip().startswith("{"):
+        return kind.from_json(source)
+    if not isinstance(source, str | os.PathLike):
+        msg = (
+            f"from_config needs a {kind.__name__}, a dict of its options, JSON text or the path of a JSON file, "
+            f"not {type(source).__name__}."
+        )
+        raise ConfigError(msg)
+    try:
+        text = Path(source).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # no such file; a NUL in its name, or not UTF-8
+        msg = f"The config {os.fspath(source)!r} cannot be read: {getattr(error, 'strerror', None) or error}."
+        raise ConfigError(msg) from error
+    try:
+        return kind.from_json(text)
+    except ConfigError as error:
+        msg = f"{os.fspath(source)}: {error}"
+        raise ConfigError(msg) from error
 
 
 def checked_pairs(pairs: Iterable[Pair]) -> list[Pair]:

@@ -264,7 +264,7 @@ class TestOthers:
     def test_version(self) -> None:
         assert flag_rerank("--version") == Outcome(0, f"flag-rerank {__version__}\n", "")
 
-    @pytest.mark.parametrize("command", [[], ["rank"], ["devices"], ["demo"]])
+    @pytest.mark.parametrize("command", [[], ["rank"], ["devices"], ["demo"], ["bench"]])
     def test_help_fits_a_page(self, command: list[str]) -> None:
         outcome = flag_rerank(*command, "--help", COLUMNS="120")
         assert outcome.code == 0

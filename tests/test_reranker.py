@@ -7,6 +7,7 @@ import logging
 import math
 import pickle
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -219,8 +220,42 @@ def test_from_config_loads_now_or_at_first_use(tiny: Any) -> None:
     assert lazy.stats().forward_passes == 0
     assert len(lazy.score([("a", "b")])) == 1
     lazy.close()
-    with pytest.raises(ConfigError):
-        Reranker.from_config({"model": "x"})  # type: ignore[arg-type]
+
+
+def test_from_config_reads_what_a_config_is_written_as(tiny: Any, tmp_path: Path) -> None:
+    config = RerankConfig(tiny("bert"), device="cpu", max_length=64)
+    file = tmp_path / "config.json"
+    file.write_text(config.to_json(), encoding="utf-8-sig")
+    for source in (config.to_dict(), config.to_json(), "\n" + config.to_json(), file, str(file)):
+        assert Reranker.from_config(source, start=False).config == config
+
+
+@pytest.mark.parametrize(
+    "source, told",
+    [
+        ({"modle": "x"}, "Unknown option 'modle'"),
+        ({"max_length": 3}, "max_length must be"),
+        ('{"model": ', "not valid JSON"),
+        ("no/such/config.json", "'no/such/config.json' cannot be read: No such file"),
+        ("a\0b", "cannot be read"),
+        (None, "from_config needs a RerankConfig, a dict of its options, JSON text or the path of a JSON file"),
+        (["model", "x"], "not list"),
+        (b"{}", "not bytes"),
+    ],
+)
+def test_from_config_says_what_it_cannot_read(source: Any, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        Reranker.from_config(source, start=False)
+
+
+def test_a_config_file_with_a_mistake_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"dtype": "int3"}')
+    with pytest.raises(ConfigError, match=r"config\.json: dtype must be one of"):
+        Reranker.from_config(file)
+    file.write_bytes(b"\xff{}")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        Reranker.from_config(file)
 
 
 def test_close_twice_and_use_after_close(tiny: Any) -> None:

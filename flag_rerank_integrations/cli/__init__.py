@@ -1,4 +1,4 @@
-"""The command `flag-rerank`: rank passages, measure on judged data, list devices, run the demo.
+"""The command `flag-rerank`: rank passages, measure on judged data or this machine, list devices, run the demo.
 
 Exit codes: 0 done; 1 it failed while running; 2 something given cannot be used (an option, a
 file, a device, a model, a missing extra); 130 interrupted. Errors are one line on standard error.
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from flag_rerank_integrations import __version__
-from flag_rerank_integrations.cli import demo, devices, eval, output, rank  # noqa: A004 - a command's name
+from flag_rerank_integrations.cli import bench, demo, devices, eval, output, rank  # noqa: A004 - a command's name
 from flag_rerank_integrations.errors import RerankError, WorkerError
 
 __all__ = ["main"]
@@ -33,6 +33,7 @@ examples:
   cat hits.jsonl | flag-rerank rank -q "..." --top-n 5 --json
   flag-rerank eval scifact --run bm25.trec.gz                 does re-ranking help on judged data?
   flag-rerank devices                                         what there is, and what "auto" takes
+  flag-rerank bench --texts hits.jsonl --out bench            which length, type and device suit this machine
 
 exit codes: 0 done, 1 failed while running, 2 something given cannot be used, 130 interrupted"""
 
@@ -86,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("-v", "--verbose", action="store_true", help="log what is done to standard error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (rank, eval, devices, demo):
+    for module in (rank, eval, bench, devices, demo):
         module.add_command(commands, common)
     return parser
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from flag_rerank_integrations.errors import InputError
 
-__all__ = ["FORMATS", "STDIN", "TEXT_KEYS", "Passage", "read"]
+__all__ = ["FORMATS", "STDIN", "TEXT_KEYS", "Passage", "read", "read_lines"]
 
 STDIN: Final = "-"
 FORMATS: Final = ("auto", "text", "jsonl")
@@ -45,11 +45,20 @@ def read(source: str, file_format: str = "auto", encoding: str = "utf-8") -> lis
     Raises:
         InputError: It cannot be read, decoded or parsed; the message names the line.
     """
-    name = "standard input" if source == STDIN else source
-    lines = [(number, line) for number, line in _lines(_bytes(source, name), name, encoding) if line.strip()]
+    name, lines = read_lines(source, encoding)
     if file_format == "jsonl" or (file_format == "auto" and _is_jsonl(source, lines)):
         return [_from_json(name, number, line) for number, line in lines]
     return [Passage(line, number) for number, line in lines]
+
+
+def read_lines(source: str, encoding: str = "utf-8") -> tuple[str, list[tuple[int, str]]]:
+    """Return the source's name for messages, and its lines that are not blank, with their numbers from 1.
+
+    Raises:
+        InputError: It cannot be read or decoded.
+    """
+    name = "standard input" if source == STDIN else source
+    return name, [(number, line) for number, line in _lines(_bytes(source, name), name, encoding) if line.strip()]
 
 
 def _bytes(source: str, name: str) -> bytes:

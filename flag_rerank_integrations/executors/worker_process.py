@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Final
 
@@ -18,6 +16,7 @@ from flag_rerank_integrations.devices import Device, available_cores
 from flag_rerank_integrations.errors import WorkerDied, WorkerTimeout
 from flag_rerank_integrations.executors.endings import GRACE_SECONDS, exit_code, explained, let_end
 from flag_rerank_integrations.executors.frames import read_frame, skip_to_greeting, write_frame
+from flag_rerank_integrations.executors.starting import importable, module_command
 from flag_rerank_integrations.executors.worker import error_of, level_heard, relay, stats_of
 from flag_rerank_integrations.results import RerankStats
 
@@ -26,7 +25,7 @@ __all__ = ["WorkerProcess", "worker_processes"]
 logger = logging.getLogger(__name__)
 
 _LAST_WORDS: Final = 20
-_ROOT: Final = str(Path(__file__).resolve().parents[2])
+_MODULE: Final = "flag_rerank_integrations.executors._child"
 # The variable that decides which devices of a kind a process can see at all.
 _VISIBLE: Final = {"cuda": "CUDA_VISIBLE_DEVICES", "xpu": "ZE_AFFINITY_MASK", "npu": "ASCEND_RT_VISIBLE_DEVICES"}
 
@@ -66,7 +65,7 @@ class WorkerProcess:
         self._answers, self._last_words, self._why_ended = SimpleQueue(), deque(maxlen=_LAST_WORDS), ""
         try:
             self._process = subprocess.Popen(  # noqa: S603 - this package's own module
-                _command(),
+                module_command(_MODULE),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -225,15 +224,6 @@ class WorkerProcess:
             _close_quietly(process.stderr)
 
 
-def _command() -> list[str]:
-    """Return what starts a worker: its module, and nothing that lies about in the current directory."""
-    module = "flag_rerank_integrations.executors._child"
-    if sys.version_info >= (3, 11):
-        return [sys.executable, "-m", module]  # with PYTHONSAFEPATH, which Python 3.10 does not know
-    run = f"import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
-    return [sys.executable, "-c", f"import sys; sys.path.pop(0); {run}"]
-
-
 def worker_processes(
     config: RerankConfig, devices: Sequence[Device], on_exit: Callable[[], None]
 ) -> list[WorkerProcess]:
@@ -265,11 +255,7 @@ def child_environment(environment: dict[str, str], device: Device, threads: int)
         elif kind == "cuda":
             child[variable] = ""  # a worker for another kind never touches a CUDA device
     child["OMP_NUM_THREADS"] = child["MKL_NUM_THREADS"] = child["RAYON_NUM_THREADS"] = str(threads)
-    # The package must be found where this process found it; the current directory must not
-    # shadow anything, which `python -m` would have it do. (Python 3.10: see `_command`.)
-    child["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), _ROOT]))
-    child["PYTHONSAFEPATH"] = "1"
-    return child
+    return importable(child)
 
 
 def _close_quietly(stream: Any) -> None:  # noqa: ANN401 - any pipe's end
