@@ -211,7 +211,7 @@ def _draw_reading(axes: Axes, layout: _Layout, result: BenchResult) -> None:
 
 def _draw_quality(axes: Axes, layout: _Layout, judged: Sequence[Quality]) -> None:
     """Draw nDCG@10 with the interval of its difference to the first stage."""
-    axes.set_title("Quality: nDCG@10, with 95% interval against the first stage")
+    axes.set_title("Quality: nDCG@10, and 95% interval of the gain")
     places = [layout.ticks.index(each.max_length) for each in judged]
     values = [each.ndcg or 0.0 for each in judged]
     ends = list(values)
@@ -223,7 +223,7 @@ def _draw_quality(axes: Axes, layout: _Layout, judged: Sequence[Quality]) -> Non
     axes.plot(places, values, color=_COLOURS[2], marker="D", linewidth=1.6)
     for place, value in zip(places, values, strict=True):
         axes.annotate(
-            f"{value:.3f}", (place, value), xytext=(9, 5), textcoords="offset points", color="#00664a", weight="bold"
+            f"{value:.3f}", (place, value), xytext=(-7, 5), textcoords="offset points", ha="right", color="#00664a"
         )
     first = judged[0].first_stage
     if first is not None:
