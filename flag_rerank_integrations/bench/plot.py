@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flag_rerank_integrations.bench.grid import Setting
 from flag_rerank_integrations.bench.measurement import Row
+from flag_rerank_integrations.bench.quality import Quality
 from flag_rerank_integrations.bench.run import BenchResult
+from flag_rerank_integrations.bench.wording import counted
 from flag_rerank_integrations.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ __all__ = ["FILE", "check", "draw"]
 
 FILE: Final = "bench.png"
 _MEBIBYTE: Final = 1 << 20
+_WIDTH: Final = 11.0
+"""Inches."""
 # Okabe and Ito's colours, which people with any colour vision can tell apart; yellow is too pale for lines.
 _COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS: Final = "osD^vPX"
@@ -30,7 +34,7 @@ _AXES: Final = {
     "dtype": "data type",
     "device_name": "device",
 }
-_STYLE: Final = {
+_STYLE: Final[dict[Any, Any]] = {
     "font.size": 10,
     "font.family": "DejaVu Sans",
     "axes.spines.top": False,
@@ -77,11 +81,12 @@ def draw(result: BenchResult, path: Path) -> None:
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(11, 7.6), layout="constrained")
+        spaces = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, wspace=0.04, hspace=0.04)
+        figure = Figure(figsize=(_WIDTH, 7.8), layout=spaces)
         FigureCanvasAgg(figure)
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1, hspace=0.04, wspace=0.04)  # type: ignore[union-attr]
         axes = figure.subplots(2, 2)
         recommended = result.recommendation
         chosen = None if recommended is None else recommended.setting
@@ -126,7 +131,7 @@ class _Layout:
 
     def offset(self, number: int) -> float:
         """Return by how much a line's points stand beside the tick, so that ranges do not hide each other."""
-        return 0.06 * (number - (len(self.lines) - 1) / 2)
+        return (number - (len(self.lines) - 1) / 2) * min(0.06, 0.4 / len(self.lines))
 
 
 def _named(setting: Setting, name: str) -> str:
@@ -158,8 +163,9 @@ def _finish(axes: Axes, layout: _Layout) -> None:
     axes.set_xticks(range(len(layout.ticks)), [str(tick) for tick in layout.ticks])
     axes.set_xlim(-0.5, len(layout.ticks) - 0.5)
     axes.set_xlabel(_AXES[layout.axis])
-    axes.set_ylim(bottom=0)
     axes.margins(y=0.12)
+    axes.autoscale(axis="y")
+    axes.set_ylim(bottom=0)
     axes.grid(visible=False, axis="x")
 
 
@@ -175,7 +181,7 @@ def _draw_latency(axes: Axes, layout: _Layout, chosen: Setting | None) -> None:
 
 def _draw_memory(axes: Axes, layout: _Layout, chosen: Setting | None) -> None:
     on_device = any(row.device_memory is not None for rows in layout.lines.values() for row in rows)
-    axes.set_title(f"Peak memory of {'one accelerator' if on_device else 'all processes'}: MiB")
+    axes.set_title(f"Peak memory of {'the fullest accelerator' if on_device else 'all processes'}: MiB")
 
     def peak(row: Row) -> tuple[float, float, float]:
         size = row.device_memory if on_device else row.host_memory
@@ -186,56 +192,65 @@ def _draw_memory(axes: Axes, layout: _Layout, chosen: Setting | None) -> None:
 
 
 def _draw_reading(axes: Axes, layout: _Layout, result: BenchResult) -> None:
-    """Draw nDCG@10 by length where it was measured, and what each tick leaves unread."""
+    """Draw what each tick leaves unread; or nDCG@10 by length where it was measured, with that share below it."""
     rows = [row for each in layout.lines.values() for row in each]
     cut = [max(row.truncated_share for row in rows if layout.place(row) == place) for place in range(len(layout.ticks))]
-    ndcg = {each.max_length: each for each in result.qualities if each.ndcg is not None}
-    if layout.axis != "max_length" or not ndcg:
-        axes.set_title("Passages cut: % not read to their end")
-        _draw_bars(axes, layout, [100 * share for share in cut])
+    judged = [each for each in result.qualities if each.ndcg is not None and each.max_length in layout.ticks]
+    if layout.axis == "max_length" and judged:
+        _draw_quality(axes, layout, sorted(judged, key=lambda each: each.max_length))
+        ticks = [f"{tick}\n({share:.0%} cut)" for tick, share in zip(layout.ticks, cut, strict=True)]
+        axes.set_xticks(range(len(ticks)), ticks)
         return
-    axes.set_title("Quality: nDCG@10 (bars: % of passages cut)")
-    beside = axes.twinx()
-    _draw_bars(axes, layout, [100 * share for share in cut])
-    found = [(place, ndcg[tick]) for place, tick in enumerate(layout.ticks) if tick in ndcg]
-    beside.plot(
-        [place for place, _ in found], [each.ndcg for _, each in found], color=_COLOURS[2], marker="D", linewidth=1.6
-    )
-    for place, each in found:
-        beside.annotate(
-            f"{each.ndcg:.3f}", (place, each.ndcg or 0), xytext=(0, 9), textcoords="offset points", ha="center",
-            color=_COLOURS[2], fontweight="bold",
-        )  # fmt: skip
-    first = next((each.first_stage for _, each in found if each.first_stage is not None), None)
-    if first is not None:
-        beside.axhline(first, color=_GREY, linestyle="--", linewidth=1)
-        beside.annotate(
-            f"first stage {first:.3f}", (1, first), xycoords=("axes fraction", "data"), xytext=(-2, 4),
-            textcoords="offset points", ha="right", color=_GREY,
-        )  # fmt: skip
-    beside.set_ylim(0, 1.05)
-    beside.grid(visible=False)
-
-
-def _draw_bars(axes: Axes, layout: _Layout, heights: Sequence[float]) -> None:
+    axes.set_title("Passages cut: % not read to their end")
+    heights = [100 * share for share in cut]
     bars = axes.bar(range(len(heights)), heights, width=0.5, color="#c9d6e2")
     axes.bar_label(bars, fmt="%.1f%%", padding=3, color=_GREY)
     _finish(axes, layout)
-    axes.set_ylim(0, max(10.0, 1.2 * max(heights)) if max(heights) <= 80 else 110)  # noqa: PLR2004 - per cent
+    axes.set_ylim(0, max(10.0, 1.2 * max(heights)))
+
+
+def _draw_quality(axes: Axes, layout: _Layout, judged: Sequence[Quality]) -> None:
+    """Draw nDCG@10 with the interval of its difference to the first stage."""
+    axes.set_title("Quality: nDCG@10, and 95% interval of the gain")
+    places = [layout.ticks.index(each.max_length) for each in judged]
+    values = [each.ndcg or 0.0 for each in judged]
+    ends = list(values)
+    for place, each in zip(places, judged, strict=True):
+        if each.gain is not None and each.first_stage is not None:
+            interval = each.first_stage + each.gain.low, each.first_stage + each.gain.high
+            axes.vlines(place, *interval, color=_COLOURS[2], alpha=0.3, linewidth=5)
+            ends += interval
+    axes.plot(places, values, color=_COLOURS[2], marker="D", linewidth=1.6)
+    for place, value in zip(places, values, strict=True):
+        axes.annotate(
+            f"{value:.3f}", (place, value), xytext=(-7, 5), textcoords="offset points", ha="right", color="#00664a"
+        )
+    first = judged[0].first_stage
+    if first is not None:
+        ends.append(first)
+        axes.axhline(first, color=_GREY, linestyle="--", linewidth=1)
+        axes.annotate(
+            f"first stage {first:.3f}", (0, first), xycoords=("axes fraction", "data"), xytext=(4, 4),
+            textcoords="offset points", color=_GREY,
+        )  # fmt: skip
+    _finish(axes, layout)
+    room = 0.15 * (max(ends) - min(ends)) + 0.005
+    axes.set_ylim(max(0.0, min(ends) - room), max(ends) + room)
 
 
 def _label(figure: Any, result: BenchResult, entries: tuple[list[Any], list[str]]) -> None:  # noqa: ANN401 - a Figure or SubFigure
     """Put the title above, and the legend and what was chosen below."""
     work = result.workload
-    state = " (interrupted)" if result.interrupted else ""
+    state = ", interrupted" if result.interrupted else ""
+    recommended = result.recommendation
+    chosen = "" if recommended is None else f"\ncircled: recommended, {recommended.setting}"
     figure.suptitle(
         f"{result.config.model}: {work.pairs} pairs, {work.passages} passages a request, "
-        f"{result.limits.repeats} rounds{state}",
-        x=0.01, ha="left", fontsize=13, fontweight="bold",
+        f"{counted(result.limits.repeats, 'round')}{state}{chosen}",
+        x=0.01, ha="left", fontsize=12,
     )  # fmt: skip
     handles, labels = entries
     if len(labels) > 1:
-        figure.legend(handles, labels, loc="outside lower left", ncols=min(4, len(labels)), frameon=False)
-    recommended = result.recommendation
-    if recommended is not None:
-        figure.supxlabel(f"circled: recommended, {recommended.setting}", x=0.99, ha="right", fontsize=9, color=_GREY)
+        width = 0.6 + 0.08 * max(map(len, labels))  # of one entry at this size, in inches
+        columns = max(1, min(len(labels), int(_WIDTH / width)))
+        figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=9)

@@ -11,6 +11,7 @@ from typing import Any, Final
 from flag_rerank_integrations.bench.grid import Setting
 from flag_rerank_integrations.bench.measurement import Round, Row
 from flag_rerank_integrations.bench.quality import Quality
+from flag_rerank_integrations.bench.wording import counted, short
 from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.errors import ConfigError
 
@@ -93,7 +94,7 @@ def recommend(
     reason = f"{why} {_speed_reason(best, tied, kept, rule)}"
     if len(steady) < len(measured):
         out = len(measured) - len(steady)
-        reason += f" Left out: {_counted(out, 'setting')} that ran out of memory on the way or lost a worker."
+        reason += f" Left out: {counted(out, 'setting')} that ran out of memory on the way or lost a worker."
     return Recommendation(best.setting, reason, chosen_options(best.setting.applied(config)))
 
 
@@ -151,9 +152,9 @@ def _request_rate(measured: Round) -> float:
 def _speed_reason(best: Row, tied: Sequence[Row], kept: Sequence[Row], rule: Rule) -> str:
     """Say how fast the chosen setting is, and what it was preferred to."""
     if rule.goal == "throughput":
-        speed = f"{best.pairs_per_second:,.4g} pairs/s"
+        speed = f"{short(best.pairs_per_second)} pairs/s"
     else:
-        speed = f"{best.latency * 1000:,.4g} ms a request"
+        speed = f"{short(best.latency * 1000)} ms a request"
     if len(kept) == 1:
         return f"That leaves one setting, with {speed}."
     if len(tied) == 1:
@@ -175,7 +176,3 @@ def _is_one(rows: Sequence[Row]) -> bool:
 
 def _keep(rows: Sequence[Row]) -> str:
     return "keeps" if _is_one(rows) else "keep"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

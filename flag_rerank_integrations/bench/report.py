@@ -16,6 +16,7 @@ from flag_rerank_integrations.bench.measurement import Round, Row, quantile
 from flag_rerank_integrations.bench.quality import Quality
 from flag_rerank_integrations.bench.recommendation import chosen_options
 from flag_rerank_integrations.bench.run import BenchResult
+from flag_rerank_integrations.bench.wording import counted, short
 from flag_rerank_integrations.devices import available_cores
 from flag_rerank_integrations.errors import InputError
 
@@ -94,12 +95,12 @@ def _setting(result: BenchResult) -> Iterator[str]:
     work, limits = result.workload, result.limits
     yield f"Model    {result.config.model}"
     yield (
-        f"Texts    {work.source}: {work.pairs} pairs, in {_counted(len(work.requests), 'request')} of "
-        f"{_counted(work.passages, 'passage')}"
+        f"Texts    {work.source}: {work.pairs} pairs, in {counted(len(work.requests), 'request')} of "
+        f"{counted(work.passages, 'passage')}"
     )
     machine = _machine()
     yield f"Machine  {machine['cores']} cores, {machine['system']}, Python {machine['python']}"
-    rounds = _counted(limits.repeats, "round")
+    rounds = counted(limits.repeats, "round")
     yield f"Measured {limits.seconds_per_point:g} s a setting in {rounds}, each in a process of its own"
 
 
@@ -129,11 +130,11 @@ def _cells(row: Row, ndcg: float | None) -> dict[str, str]:
         "budget": str(setting.max_batch_tokens),
         "dtype": setting.dtype,
         "device": setting.device_name,
-        "pairs/s": _short(row.pairs_per_second),
-        "slowest-fastest": f"{_short(row.slowest)}-{_short(row.fastest)}",
+        "pairs/s": short(row.pairs_per_second),
+        "slowest-fastest": f"{short(row.slowest)}-{short(row.fastest)}",
         "tokens/s": f"{row.tokens_per_second:,.0f}",
-        "request ms": _short(row.latency * 1000),
-        "p95 ms": _short(row.latency_p95 * 1000),
+        "request ms": short(row.latency * 1000),
+        "p95 ms": short(row.latency_p95 * 1000),
         "cut": f"{row.truncated_share:.1%}",
         "MiB": _mebibytes(row.host_memory),
         "GPU MiB": _mebibytes(row.device_memory),
@@ -220,11 +221,6 @@ def _aligned(text: str, width: int, place: int) -> str:
     return f"{text:<{width}}" if place < _RIGHT else f"{text:>{width}}"
 
 
-def _short(value: float) -> str:
-    """Show three digits, or all before the point."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004 - three digits
-
-
 def _mebibytes(size: int | None) -> str:
     return "?" if size is None else f"{size / _MEBIBYTE:,.0f}"
 
@@ -232,7 +228,3 @@ def _mebibytes(size: int | None) -> str:
 def _one_line(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= _REASON_WIDTH else line[: _REASON_WIDTH - 3] + "..."
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from flag_rerank_integrations import bench
 from flag_rerank_integrations.bench import BenchResult, Grid, Limits, Rule, Workload, plot
@@ -47,7 +48,7 @@ examples:
   flag-rerank bench --devices cpu,cpu:2,cuda:0+cuda:1 --goal latency --passages 50"""
 _FAILED: Final = 1
 _INTERRUPTED: Final = 130
-_LISTS: Final = {
+_LISTS: Final[dict[str, tuple[str, Callable[[str], Any], str]]] = {
     "max_lengths": ("max_length", int, "lengths to try (default: 128,256,512)"),
     "token_budgets": ("max_batch_tokens", count_or_auto, "token budgets to try (default: auto)"),
     "dtypes": ("dtype", str, "data types to try (default: auto)"),
@@ -184,6 +185,8 @@ def _run(arguments: argparse.Namespace) -> int:
     judging = _judging(arguments)
     workload = _workload(arguments, judging)
     watched = output.is_terminal(sys.stderr)
+    if not arguments.verbose:  # the report says how much each length cuts
+        logging.getLogger("flag_rerank_integrations.truncation").setLevel(logging.ERROR)
     result = bench.run(config, grid, workload, limits=limits, rule=rule, judge=judging, progress=watched)
     if arguments.json:
         output.write_json(bench.as_dict(result))
