@@ -1,0 +1,100 @@
+"""How Sphinx builds this site; scripts/build_docs.sh runs it."""
+# ruff: noqa: INP001 - what Sphinx reads is no package
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # document this tree, whatever else is installed
+
+from flag_rerank_integrations import __version__  # noqa: E402 - found by the line above
+
+project = "flag-rerank-integrations"
+author = "The flag-rerank-integrations authors"
+copyright = author  # noqa: A001 - Sphinx's own name for it
+release = version = __version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"{project} {release}"
+html_copy_source = False
+html_show_sourcelink = False
+
+# Notebooks come with the outputs that their own tests have made.
+nb_execution_mode = "off"
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+nitpicky = True
+# The build uses no network, and so knows no names of other projects and of the standard library.
+nitpick_ignore_regex = [
+    (
+        r"py:.*",
+        r"(collections|concurrent|pathlib|types|typing|typing_extensions|os|argparse|logging)\..*",
+    ),
+    (
+        r"py:.*",
+        r"(langchain_core|langchain_classic|llama_index|llama_index_instrumentation|pydantic|pydantic_core)\..*",
+    ),
+    (r"py:.*", r"(torch|numpy|pyarrow|ray|prometheus_client|opentelemetry|pytest|_pytest)\..*"),
+]
+suppress_warnings = [
+    "toc.empty_glob",  # a section of the index may be without pages
+]
+
+# Pages may link to files beside docs/, as they do where they are read in the repository.
+_OUTSIDE = {
+    "../README.md": "index.md",
+    "../README.zh-CN.md": "zh/index.md",
+    "../CHANGELOG.md": "changelog.md",
+    "../CONTRIBUTING.md": "contributing.md",
+    "../SECURITY.md": "reporting.md",
+    "../benchmarks/README.md": "benchmarks.md",
+    "../notebooks/": "notebooks/",
+}
+_LINK = re.compile(r"\]\((?P<up>(?:\.\./)*)(?P<target>[^)\s]+)\)")
+
+
+def _copy_notebooks() -> None:
+    """Bring the notebooks to where Sphinx looks; git ignores the copies."""
+    copies = ROOT / "docs" / "notebooks"
+    shutil.rmtree(copies, ignore_errors=True)
+    copies.mkdir()
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        shutil.copyfile(path, copies / path.name)
+
+
+def _lead_inside(_app: Any, docname: str, source: list[str]) -> None:  # noqa: ANN401 - sphinx.application.Sphinx
+    """Let links out of docs/ lead to the page of this site that has the same content."""
+    depth = docname.count("/")
+
+    def inside(found: re.Match[str]) -> str:
+        up, target = found["up"], found["target"]
+        if up.count("../") != depth + 1:
+            return found[0]
+        for outer, inner in _OUTSIDE.items():
+            beside = outer.removeprefix("../")
+            if target.startswith(beside):
+                return f"]({'../' * depth}{inner}{target[len(beside) :]})"
+        return found[0]
+
+    source[0] = _LINK.sub(inside, source[0])
+
+
+def setup(app: Any) -> None:  # noqa: ANN401 - sphinx.application.Sphinx
+    """Prepare what is not there as Sphinx wants it."""
+    _copy_notebooks()
+    app.connect("source-read", _lead_inside)
