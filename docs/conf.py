@@ -21,6 +21,7 @@ release = version = __version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
+default_role = "code"
 html_theme = "furo"
 html_title = f"{project} {release}"
 html_copy_source = False
@@ -51,8 +52,11 @@ nitpick_ignore_regex = [
     ),
     (r"py:.*", r"(torch|numpy|pyarrow|ray|prometheus_client|opentelemetry|pytest|_pytest)\..*"),
 ]
-suppress_warnings = [
-    "toc.empty_glob",  # a section of the index may be without pages
+nitpick_ignore = [
+    ("py:class", "flag_rerank_integrations.base_reranker.Options"),  # a type variable
+    ("py:class", "Options"),
+    ("py:class", "BaseDocumentCompressor"),  # LangChain's, as written in annotations
+    ("py:class", "RetrieverLike"),
 ]
 
 # Pages may link to files beside docs/, as they do where they are read in the repository.
@@ -65,6 +69,7 @@ _OUTSIDE = {
     "../benchmarks/README.md": "benchmarks.md",
     "../notebooks/": "notebooks/",
 }
+_PATTERN = re.compile(r"^(?P<pattern>[a-z/]+\*)\n", re.MULTILINE)
 _LINK = re.compile(r"\]\((?P<up>(?:\.\./)*)(?P<target>[^)\s]+)\)")
 
 
@@ -75,6 +80,41 @@ def _copy_notebooks() -> None:
     copies.mkdir()
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         shutil.copyfile(path, copies / path.name)
+
+
+def _drop_empty(_app: Any, _docname: str, source: list[str]) -> None:  # noqa: ANN401 - sphinx.application.Sphinx
+    """Leave patterns out of tables of contents that match no page (yet): Sphinx warns of them."""
+
+    def kept(found: re.Match[str]) -> str:
+        return found[0] if any((ROOT / "docs").glob(f"{found['pattern']}.*")) else ""
+
+    source[0] = _PATTERN.sub(kept, source[0])
+
+
+def _no_type_here(  # noqa: PLR0913 - what Sphinx gives
+    _app: Any,  # noqa: ANN401 - sphinx.application.Sphinx
+    what: str,
+    _name: str,
+    _documented: object,
+    _options: object,
+    lines: list[str],
+) -> None:
+    """Keep Napoleon from taking the words before a colon for the type of an attribute."""
+    if what in ("attribute", "data"):
+        lines.insert(0, "")
+
+
+def _valid_signature(  # noqa: PLR0913 - as above
+    _app: Any,  # noqa: ANN401 - as above
+    _what: str,
+    _name: str,
+    _documented: object,
+    _options: object,
+    signature: str | None,
+    returned: str | None,
+) -> tuple[str | None, str | None]:
+    """Write a dataclass's default that is made anew each time as what Python can parse."""
+    return (signature and signature.replace("<factory>", "..."), returned)
 
 
 def _lead_inside(_app: Any, docname: str, source: list[str]) -> None:  # noqa: ANN401 - sphinx.application.Sphinx
@@ -97,4 +137,7 @@ def _lead_inside(_app: Any, docname: str, source: list[str]) -> None:  # noqa: A
 def setup(app: Any) -> None:  # noqa: ANN401 - sphinx.application.Sphinx
     """Prepare what is not there as Sphinx wants it."""
     _copy_notebooks()
+    app.connect("source-read", _drop_empty)
     app.connect("source-read", _lead_inside)
+    app.connect("autodoc-process-docstring", _no_type_here, priority=400)  # before Napoleon
+    app.connect("autodoc-process-signature", _valid_signature)

@@ -102,7 +102,7 @@ class BaseReranker(ABC, Generic[Options]):
             pairs: (query, passage) pairs.
 
         Returns:
-            One float a pair, in order: the logit, or its sigmoid with `normalize=True`, 0 to 1.
+            One float a pair, in order. It is the logit, or its sigmoid (0 to 1) with `normalize=True`.
 
         Raises:
             InputError: Something is not a pair of strings, or a text is too long and

@@ -49,8 +49,8 @@ class Reranker(BaseReranker[RerankConfig]):
                 occurs twice is read once.
 
         Returns:
-            For each layer, in the order asked for, one float a pair: a logit, or its sigmoid with
-            `normalize=True`. Scores of different layers do not compare.
+            For each layer, in the order asked for, one float a pair. It is the logit, or its sigmoid
+            with `normalize=True`. Scores of different layers do not compare.
 
         Raises:
             ConfigError: The model has no such layer; the message names those it has.

@@ -31,7 +31,7 @@ class FlagCrossEncoder(RerankerOptions, BaseCrossEncoder):
             text_pairs: (query, passage) pairs; none gives none, and loads no model.
 
         Returns:
-            One float per pair, in order: a logit, or its sigmoid with `normalize=True`, 0 to 1.
+            One float per pair, in order. It is the logit, or its sigmoid (0 to 1) with `normalize=True`.
 
         Raises:
             InputError: A pair cannot be scored.
