@@ -91,21 +91,23 @@ def _drop_empty(_app: Any, _docname: str, source: list[str]) -> None:  # noqa: A
     source[0] = _PATTERN.sub(kept, source[0])
 
 
-def _no_type_here(  # noqa: PLR0913 - what Sphinx gives
-    _app: Any,  # noqa: ANN401 - sphinx.application.Sphinx
-    what: str,
-    _name: str,
-    _documented: object,
-    _options: object,
-    lines: list[str],
-) -> None:
-    """Keep Napoleon from taking the words before a colon for the type of an attribute."""
+_as_written: dict[str, list[str]] = {}
+
+
+def _keep(_app: Any, what: str, name: str, _documented: object, _options: object, lines: list[str]) -> None:  # noqa: ANN401
+    """Note what an attribute's text is before Napoleon takes the words before a colon for its type."""
     if what in ("attribute", "data"):
-        lines.insert(0, "")
+        _as_written[name] = list(lines)
 
 
-def _valid_signature(  # noqa: PLR0913 - as above
-    _app: Any,  # noqa: ANN401 - as above
+def _restore(_app: Any, _what: str, name: str, _documented: object, _options: object, lines: list[str]) -> None:  # noqa: ANN401
+    """Undo what Napoleon did to an attribute's text."""
+    if name in _as_written:
+        lines[:] = _as_written.pop(name)
+
+
+def _valid_signature(
+    _app: Any,  # noqa: ANN401 - sphinx.application.Sphinx
     _what: str,
     _name: str,
     _documented: object,
@@ -139,5 +141,6 @@ def setup(app: Any) -> None:  # noqa: ANN401 - sphinx.application.Sphinx
     _copy_notebooks()
     app.connect("source-read", _drop_empty)
     app.connect("source-read", _lead_inside)
-    app.connect("autodoc-process-docstring", _no_type_here, priority=400)  # before Napoleon
+    app.connect("autodoc-process-docstring", _keep, priority=400)  # before Napoleon, which has 500 ...
+    app.connect("autodoc-process-docstring", _restore, priority=600)  # ... and after it
     app.connect("autodoc-process-signature", _valid_signature)
