@@ -93,7 +93,7 @@ class BaseReranker(ABC, Generic[Options]):
             pairs: (query, passage) pairs.
 
         Returns:
-            One score a pair, in order: the logit, or its sigmoid with `normalize=True`.
+            One float a pair, in order. It is the logit, or its sigmoid (0 to 1) with `normalize=True`.
 
         Raises:
             InputError: Something is not a pair of strings, or a text is too long and
@@ -121,7 +121,11 @@ class BaseReranker(ABC, Generic[Options]):
             query: The query.
             passages: The passages.
             top_n: How many to return at most; None is all.
-            score_threshold: Passages with a lower score are left out, before `top_n` applies.
+            score_threshold: Passages with a lower score are left out, before `top_n` applies; in the
+                scores' own unit: logits, or 0 to 1 with `normalize=True`.
+
+        Returns:
+            The passages by their positions in the list given, from 0; at most `top_n` of them.
 
         Raises:
             InputError: A text is not a string, or too long with `long_passages="error"`.
@@ -155,6 +159,9 @@ class BaseReranker(ABC, Generic[Options]):
 
         Returns:
             One ranking for each request, in order; see `rank`.
+
+        Raises:
+            RerankError: As in `rank`.
         """
         with self._call("rank", top_n) as call:
             counts, pairs = checked_requests(requests, top_n, score_threshold)

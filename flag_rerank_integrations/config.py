@@ -221,7 +221,11 @@ class RerankConfig:
                 _refuse(name, getattr(self, name), f"{needed!r} together with progressive")
 
     def replace(self, **changes: Any) -> RerankConfig:  # noqa: ANN401 - any option's value
-        """Return a copy with some options changed, validated anew."""
+        """Return a copy with some options changed, validated anew.
+
+        Raises:
+            ConfigError: There is no such option, or a value is wrong.
+        """
         _check_names(changes)
         return dataclasses.replace(self, **changes)
 
@@ -237,6 +241,9 @@ class RerankConfig:
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> RerankConfig:
         """Build a config from a mapping such as `to_dict` returns.
+
+        Args:
+            options: Values by name; what is left out has its default.
 
         Raises:
             ConfigError: It is not a mapping, names an unknown option, or a value is wrong.
@@ -254,6 +261,9 @@ class RerankConfig:
     @classmethod
     def from_json(cls, text: str) -> RerankConfig:
         """Build a config from one JSON object.
+
+        Args:
+            text: The object, as `to_json` returns it.
 
         Raises:
             ConfigError: The text is not JSON, or not a valid config.

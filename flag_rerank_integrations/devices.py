@@ -57,7 +57,10 @@ CPU: Final = Device("cpu")
 
 
 def inventory() -> tuple[DeviceInfo, ...]:
-    """List the devices of this machine that this process may use, accelerators first."""
+    """List the devices of this machine that this process may use, accelerators first.
+
+    The CPU is always there, and comes last. Free memory of CUDA devices is what `nvidia-smi` tells.
+    """
     import torch
 
     found: list[DeviceInfo] = []
@@ -136,7 +139,11 @@ def _freest(kind: str, count: int | None, devices: Sequence[DeviceInfo]) -> list
 
 
 def choose(devices: Sequence[DeviceInfo]) -> DeviceInfo:
-    """Return the accelerator with the most free memory; the CPU, with a logged line, if none."""
+    """Return the accelerator with the most free memory; the CPU, with a logged line, if none.
+
+    Args:
+        devices: As `inventory` lists them.
+    """
     accelerators = [info for info in devices if info.device.kind != "cpu"]
     if not accelerators:
         logger.info("No accelerator was found: scoring on the CPU.")

@@ -1,5 +1,7 @@
 """Every error this package raises on purpose.
 
+They form one tree::
+
     RerankError
     ├── ConfigError        an option has a wrong type, value or combination   (also a ValueError)
     ├── DeviceError        the device does not exist, or is out of memory     (also a RuntimeError)

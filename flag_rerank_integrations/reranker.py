@@ -45,10 +45,12 @@ class Reranker(BaseReranker[RerankConfig]):
 
         Args:
             pairs: (query, passage) pairs.
-            layers: The layers to read, in any order; one that occurs twice is read once.
+            layers: The layers to read, in any order, as numbers of layers that have run; one that
+                occurs twice is read once.
 
         Returns:
-            For each layer, in the order asked for, one score a pair.
+            For each layer, in the order asked for, one float a pair. It is the logit, or its sigmoid
+            with `normalize=True`. Scores of different layers do not compare.
 
         Raises:
             ConfigError: The model has no such layer; the message names those it has.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import threading
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import guide_pages
 import light_model
 import pyarrow as pa
 import pytest
@@ -27,8 +27,6 @@ from flag_rerank_integrations.corpus import RankRows, rerank_corpus
 from flag_rerank_integrations.errors import ConfigError, InputError, ModelLoadError, WorkerDied
 
 ROWS = 300
-PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
-EXAMPLE = re.compile(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -213,12 +211,7 @@ def test_the_examples_of_the_scaling_page_run(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    examples = EXAMPLE.findall(PAGE.read_text(encoding="utf-8"))
-    assert len(examples) == 5
-    for code, output in examples:
-        capsys.readouterr()
-        exec(compile(code, str(PAGE), "exec"), {})  # noqa: S102 - our own page
-        assert capsys.readouterr().out == output
+    assert len(guide_pages.run("docs/scaling.md", capsys)) == 5
 
 
 def test_rows_are_ranked_inside_somebody_s_own_pipeline(scene: Scene) -> None:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
+import guide_pages
 import pytest
 from layered_models import build
 
-PAGE = (Path(__file__).parent.parent / "docs" / "llm-rerankers.md").read_text(encoding="utf-8")
-BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.MULTILINE | re.DOTALL)
-IMPORT = "from flag_rerank_integrations import Reranker\n"
+PAGE = (guide_pages.ROOT / "docs" / "llm-rerankers.md").read_text(encoding="utf-8")
 
 
 def test_every_example_runs_and_prints_what_stands_below_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = build("layerwise", tmp_path, num_hidden_layers=40, start_layer=8, hidden_size=16, intermediate_size=16)
-    blocks = list(BLOCK.finditer(PAGE))
-    assert len(blocks) == 3
-    for block in blocks:
-        code = block["code"].replace("BAAI/bge-reranker-v2-minicpm-layerwise", str(path))
-        exec(compile(IMPORT + code, "docs/llm-rerankers.md", "exec"), {})  # noqa: S102 - our own page
-        assert capsys.readouterr().out == (block["output"] or "")
+    models = {"BAAI/bge-reranker-v2-minicpm-layerwise": str(path)}
+    assert len(guide_pages.run("docs/llm-rerankers.md", capsys, models)) == 3
 
 
 def test_the_prompts_are_those_of_the_code() -> None:

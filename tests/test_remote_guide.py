@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields
-from pathlib import Path
 
+import guide_pages
 import pytest
 from rerank_server import Serve
 
 from flag_rerank_integrations import RemoteConfig, Reranker
 from flag_rerank_integrations.remote.forms import FORMS
 
-GUIDE = (Path(__file__).parent.parent / "docs" / "remote.md").read_text(encoding="utf-8")
+GUIDE = (guide_pages.ROOT / "docs" / "remote.md").read_text(encoding="utf-8")
 URL = "http://localhost:8080"
 
 
 def test_the_examples_run(serve: Serve, local: Reranker, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = re.findall(r"^```python\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
     url = serve("tei").url
-    for example in (first, second):
-        exec(compile(example.replace(URL, url), "docs/remote.md", "exec"), {})  # noqa: S102 - our own guide
+    outputs = guide_pages.run("docs/remote.md", capsys, {URL: url})
     best = local.rank("What do pandas eat?", ["The Nile is a river.", "Pandas eat bamboo."], top_n=1)[0]
-    index, score, said_url, requests = capsys.readouterr().out.split()
+    index, score, said_url, requests = "".join(outputs).split()
     assert (int(index), float(score)) == (best.index, pytest.approx(best.score, abs=3e-6))
     assert (said_url, requests) == (url, "1")
 

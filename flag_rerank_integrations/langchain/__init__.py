@@ -1,5 +1,7 @@
 """LangChain: re-ranking as a document compressor, as a retriever and as a cross-encoder.
 
+In one line each::
+
     FlagRerankCompressor   a `BaseDocumentCompressor`, for `ContextualCompressionRetriever` and LCEL
     FlagRerankRetriever    a `BaseRetriever` that re-ranks what another retriever finds
     FlagCrossEncoder       a `BaseCrossEncoder`, for code that wants scores

@@ -15,7 +15,11 @@ __all__ = ["FlagCrossEncoder"]
 class FlagCrossEncoder(RerankerOptions, BaseCrossEncoder):
     """Scores (query, passage) pairs, for `CrossEncoderReranker` and other users of `BaseCrossEncoder`.
 
-    It takes the options of `Reranker`, or `reranker=`: see `RerankerOptions`.
+    Args:
+        **options: The options of `Reranker`, or `reranker=`: see `RerankerOptions`.
+
+    Raises:
+        ConfigError: An option has a wrong value.
     """
 
     _verbs: ClassVar[tuple[str, ...]] = ("score", "ascore")
@@ -27,7 +31,7 @@ class FlagCrossEncoder(RerankerOptions, BaseCrossEncoder):
             text_pairs: (query, passage) pairs; none gives none, and loads no model.
 
         Returns:
-            One score per pair, in order.
+            One float per pair, in order. It is the logit, or its sigmoid (0 to 1) with `normalize=True`.
 
         Raises:
             InputError: A pair cannot be scored.
@@ -37,6 +41,6 @@ class FlagCrossEncoder(RerankerOptions, BaseCrossEncoder):
         return self._reranker().score(pairs) if pairs else []
 
     async def ascore(self, text_pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """Score pairs of texts without blocking the event loop, not even to load the model."""
+        """Score pairs of texts without blocking the event loop, not even to load the model; see `score`."""
         pairs = list(text_pairs)
         return await (await self._areranker()).ascore(pairs) if pairs else []

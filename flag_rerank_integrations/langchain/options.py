@@ -114,7 +114,11 @@ class RerankerOptions(BaseModel):
         return self._source.config
 
     def warm_up(self) -> RerankerLike:
-        """Load the model now instead of at first use; return the live reranker, to share it."""
+        """Load the model now instead of at first use; return the live reranker, to share it.
+
+        Raises:
+            RerankError: The model cannot be loaded; see the subclass.
+        """
         return self._source.warm_up()
 
     async def awarm_up(self) -> RerankerLike:
@@ -126,7 +130,15 @@ class RerankerOptions(BaseModel):
         self._source.close()
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy, with changes that are validated; it shares the model unless an option changes."""
+        """Return a copy, with changes that are validated; it shares the model unless an option changes.
+
+        Args:
+            update: New values by field.
+            deep: Whether to copy values too.
+
+        Raises:
+            ConfigError: A value is wrong.
+        """
         changes = dict(update or {})
         if changes.keys() & FIXED:
             settings = {name: getattr(self, name) for name in self.model_fields_set}

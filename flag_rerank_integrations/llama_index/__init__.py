@@ -1,5 +1,7 @@
 """Re-ranking as a LlamaIndex node postprocessor.
 
+For example::
+
     postprocessor = FlagRerankPostprocessor(model="BAAI/bge-reranker-v2-m3", device="cuda:1", top_n=5)
     engine = index.as_query_engine(similarity_top_k=50, node_postprocessors=[postprocessor])
 

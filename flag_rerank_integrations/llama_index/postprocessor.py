@@ -160,7 +160,11 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
         return self._source.config
 
     def warm_up(self) -> RerankerLike:
-        """Load the model now instead of at first use; return the live reranker, to share it."""
+        """Load the model now instead of at first use; return the live reranker, to share it.
+
+        Raises:
+            RerankError: The model cannot be loaded; see the subclass.
+        """
         return self._source.warm_up()
 
     async def awarm_up(self) -> RerankerLike:

@@ -1,5 +1,7 @@
 """Reranking on a server that someone else runs, through its `/rerank` endpoint.
 
+In one line each::
+
     RemoteReranker   the methods of a `Reranker`, answered by the server
     RemoteConfig     its options
 

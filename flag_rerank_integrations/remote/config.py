@@ -97,7 +97,11 @@ class RemoteConfig:
             _check_seconds("timeout", self.timeout)
 
     def replace(self, **changes: Any) -> RemoteConfig:  # noqa: ANN401 - any option's value
-        """Return a copy with some options changed, validated anew."""
+        """Return a copy with some options changed, validated anew.
+
+        Raises:
+            ConfigError: There is no such option, or a value is wrong.
+        """
         _check_names(changes)
         return dataclasses.replace(self, **changes)
 
@@ -109,6 +113,9 @@ class RemoteConfig:
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> RemoteConfig:
         """Build a config from a mapping such as `to_dict` returns.
+
+        Args:
+            options: Values by name; what is left out has its default.
 
         Raises:
             ConfigError: It is not a mapping, has no url, names an unknown option, or a value is wrong.
@@ -129,6 +136,9 @@ class RemoteConfig:
     @classmethod
     def from_json(cls, text: str) -> RemoteConfig:
         """Build a config from one JSON object.
+
+        Args:
+            text: The object, as `to_json` returns it.
 
         Raises:
             ConfigError: The text is not JSON, or not a valid config.
