@@ -1,0 +1,169 @@
+"""Re-rank a first stage's passages and measure what it did."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Protocol
+
+from flag_rerank_integrations.errors import ConfigError, InputError
+from flag_rerank_integrations.evaluation.first_stage import bm25_run
+from flag_rerank_integrations.evaluation.judged_set import JudgedSet
+from flag_rerank_integrations.evaluation.measures import check_measures
+from flag_rerank_integrations.evaluation.results import Evaluation, QueryValues, compare
+from flag_rerank_integrations.evaluation.runs import Run, ScoredPassage, ordered
+from flag_rerank_integrations.results import RankedPassage
+
+__all__ = ["DEFAULT_TOP_K", "RanksMany", "default_measures", "evaluate"]
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_TOP_K: Final = 100
+_DEPTH: Final = 10
+
+
+class RanksMany(Protocol):
+    """What is evaluated: a `Reranker`, a `RemoteReranker`, or whatever ranks as they do."""
+
+    def rank_many(self, requests: Sequence[tuple[str, Sequence[str]]]) -> list[list[RankedPassage]]:
+        """Rank the passages of many queries, best first, every passage of each."""
+        ...
+
+
+def default_measures(top_k: int) -> tuple[str, ...]:
+    """Return the measures that are taken where none are named."""
+    ceiling = () if top_k == _DEPTH else (f"R@{top_k}",)
+    return (f"nDCG@{_DEPTH}", f"RR@{_DEPTH}", f"R@{_DEPTH}", *ceiling)
+
+
+def evaluate(  # noqa: PLR0913 - the options of one command
+    judged: JudgedSet,
+    reranker: RanksMany,
+    run: Mapping[str, Sequence[ScoredPassage]] | None = None,
+    *,
+    top_k: int = DEFAULT_TOP_K,
+    measures: Sequence[str] | None = None,
+    limit_queries: int | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Re-rank the best passages of a first stage, and compare both rankings by the judgements.
+
+    The queries evaluated are those that have a text and a judgement. What lies beyond `top_k` follows
+    as the first stage had it, so that both rankings hold the same passages. A query for which the first
+    stage found nothing counts as 0, as in trec_eval's complete mode (`-c`). For a progress bar make the
+    reranker with `progress=True`.
+
+    Args:
+        judged: Queries, passages and judgements.
+        reranker: What ranks; it is not closed.
+        run: What the first stage found, by query id; see `read_run`. By default BM25 over the corpus.
+        top_k: Passages of each query to re-rank.
+        measures: Names such as "nDCG@10"; see `values_by_query`. By default nDCG@10, RR@10, R@10 and recall of
+            all that was re-ranked.
+        limit_queries: How many queries to take, spread over the set; None is all.
+        seed: Of the bootstrap; see `paired_difference`.
+
+    Raises:
+        ConfigError: `top_k`, `limit_queries` or a measure is wrong.
+        InputError: No query can be evaluated, or the run names a passage that the corpus lacks.
+        ModuleNotFoundError: `ir_measures`, or for BM25 `bm25s`, is not installed.
+        RerankError: Ranking failed.
+    """
+    names = tuple(default_measures(top_k) if measures is None else measures)
+    _check(top_k, names)
+    chosen = judged.limited(limit_queries)
+    asked = chosen.asked()
+    if not asked:
+        msg = f"No query of {judged.name} has both a text and a judgement: do the ids in queries and qrels match?"
+        raise InputError(msg)
+    found = bm25_run(chosen, top_k) if run is None else run
+    first_stage = {query: ordered(found.get(query, ())) for query in asked}
+    requests = {query: _texts(chosen, query, hits[:top_k]) for query, hits in first_stage.items() if hits}
+    start = time.perf_counter()
+    rankings = reranker.rank_many([(chosen.queries[query], texts) for query, texts in requests.items()])
+    seconds = time.perf_counter() - start
+    reranked = {**first_stage}
+    for query, ranking in zip(requests, rankings, strict=True):
+        reranked[query] = _in_order(first_stage[query], ranking)
+    comparisons, old, new = compare(
+        names, {query: chosen.qrels[query] for query in asked}, _ids(first_stage), _ids(reranked), seed
+    )
+    return Evaluation(
+        name=judged.name,
+        top_k=top_k,
+        comparisons=comparisons,
+        per_query=tuple(
+            QueryValues(
+                query,
+                chosen.queries[query],
+                {name: old[name][query] for name in names},
+                {name: new[name][query] for name in names},
+            )
+            for query in asked
+        ),
+        first_stage=first_stage,
+        reranked=reranked,
+        pairs=sum(map(len, requests.values())),
+        truncated_pairs=_truncated(rankings),
+        seconds=seconds,
+        notes=tuple(_notes(judged, chosen, found, requests)),
+    )
+
+
+def _check(top_k: int, measures: Sequence[str]) -> None:
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        msg = f"top_k must be a whole number of at least 1, not {top_k!r}."
+        raise ConfigError(msg)
+    check_measures(measures)
+
+
+def _texts(judged: JudgedSet, query: str, hits: Sequence[ScoredPassage]) -> list[str]:
+    missing = [hit.passage_id for hit in hits if hit.passage_id not in judged.corpus]
+    if missing:
+        msg = (
+            f"The run names passage {missing[0]!r} for query {query!r}, and {judged.name} has no passage of that id "
+            f"({len(missing)} of the {len(hits)} for this query are missing): is it a run over another corpus?"
+        )
+        raise InputError(msg)
+    return [judged.corpus[hit.passage_id] for hit in hits]
+
+
+def _in_order(hits: Sequence[ScoredPassage], ranking: Sequence[RankedPassage]) -> list[ScoredPassage]:
+    """Return the passages as they were ranked, and behind them those that were not."""
+    best = [ScoredPassage(hits[ranked.index].passage_id, ranked.score) for ranked in ranking]
+    return [*best, *hits[len(best) :]]
+
+
+def _ids(run: Run) -> dict[str, list[str]]:
+    return {query: [hit.passage_id for hit in hits] for query, hits in run.items()}
+
+
+def _truncated(rankings: Sequence[Sequence[RankedPassage]]) -> int | None:
+    counts = [ranked.truncated_tokens for ranking in rankings for ranked in ranking]
+    return None if None in counts else sum(count != 0 for count in counts)
+
+
+def _notes(
+    judged: JudgedSet,
+    chosen: JudgedSet,
+    run: Mapping[str, Sequence[ScoredPassage]],
+    requests: Mapping[str, Sequence[str]],
+) -> Iterator[str]:
+    """Say what a reader of the figures should know about the data."""
+    asked = chosen.asked()
+    counts = {
+        "queries have no judgement and are left out": sum(not judged.qrels.get(query) for query in judged.queries),
+        "judged queries have no text and are left out": sum(query not in judged.queries for query in judged.qrels),
+        "queries are not in the first stage and count as 0": len(asked) - len(requests),
+        "queries have no relevant passage and count as 0": sum(
+            not any(grade > 0 for grade in chosen.qrels[query].values()) for query in asked
+        ),
+        "passages were found twice for one query; the better place counts": sum(
+            len(run[query]) - len({hit.passage_id for hit in run[query]}) for query in requests
+        ),
+        "passages to re-rank are empty, and a model's score of them means nothing": sum(
+            not text.strip() for texts in requests.values() for text in texts
+        ),
+    }
+    yield from (f"{count} {what}" for what, count in counts.items() if count)
