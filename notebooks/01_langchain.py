@@ -63,7 +63,7 @@ class Bm25Retriever(BaseRetriever):
 
 
 retriever = Bm25Retriever()
-QUESTION = "How do I delete a folder together with everything in it?"
+QUESTION = "Where on the PATH is the program that a command name would start?"
 candidates = retriever.invoke(QUESTION)
 [document.id for document in candidates[:5]]
 
@@ -72,7 +72,7 @@ candidates = retriever.invoke(QUESTION)
 #
 # `FlagRerankCompressor` is LangChain's document compressor: documents in, the best `top_n` out, best first, each a copy
 # with its score in the metadata. A score is the model's logit. Compare scores of one question with each other; what a
-# good absolute threshold is, you have to measure (notebook 5 does).
+# good absolute threshold is, you have to measure ([notebook 5](05_does_it_help.ipynb) does).
 
 # %%
 reranker = Reranker("quickstart", device="cpu")
@@ -90,9 +90,19 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# The question says *folder* and *everything in it*, the docstring says *directory tree*: no word in common, and the
-# cross-encoder still sees that one answers the other. But it can only choose among what the first stage has found: an
-# answer that BM25 has not among its 20 cannot come back. Fetch widely, keep little.
+# The right-hand column says where BM25 had each of them. But a cross-encoder can only choose among what the first stage
+# has found. Here is a question that shares no word with its answer but *delete* (the docstring says *directory tree*,
+# the question *folder*): how many candidates would BM25 have to return?
+
+# %%
+LOST = "How do I delete a folder together with everything in it?"
+many = [document.id for document in Bm25Retriever(k=2000).invoke(LOST)]
+rank = many.index("shutil.rmtree") + 1 if "shutil.rmtree" in many else None
+print(f"shutil.rmtree is at rank {rank} of BM25 for: {LOST}")
+
+# %% [markdown]
+# So fetch widely and keep little, and where questions and texts use different words, let a dense retriever find
+# candidates too: the cross-encoder takes both lists.
 #
 # ## Two retrievers that do both
 #
@@ -139,10 +149,10 @@ print("re-ranked:  ", chain.invoke(QUESTION))
 # %%
 QUESTIONS = [
     QUESTION,
+    "How do I copy a file and keep its modification time?",
     "How much free space is left on the drive?",
-    "Suggest the correct spelling for a mistyped word from a list of known words",
-    "Run several coroutines at the same time and get all of their results",
-    "Make user text safe to show in a web page so that tags are not interpreted",
+    "How many columns wide is the terminal window?",
+    "Put the elements of a list into random order",
     "Call a cleanup function when an object is garbage collected",
 ]
 
@@ -199,8 +209,8 @@ answer = chain.invoke(QUESTION, {"callbacks": [collector], "run_name": "Answer"}
 show(collector.traced_runs[0])
 
 # %% [markdown]
-# Nearly all of the time is the cross-encoder's, and it grows with the number of candidates and their length: notebook 4
-# chooses both. `close()` frees the model; `with Reranker(...)` does so by itself.
+# Nearly all of the time is the cross-encoder's, and it grows with the number of candidates and their length: [notebook
+# 4](04_length_and_batch.ipynb) chooses both. `close()` frees the model; `with Reranker(...)` does so by itself.
 
 # %%
 stats = reranker.stats()

@@ -64,7 +64,7 @@ plt.rcParams.update(
 # %%
 first_stage = FirstStage(harvest())
 questions = [question.text for question in load()]
-QUESTION = questions[0]
+QUESTION = questions[3]
 passages = [hit.entry.text for hit in first_stage.search(QUESTION, 20)]
 
 reranker = Reranker("quickstart", device="cpu")
@@ -112,14 +112,17 @@ except DeviceError as error:
 
 # %%
 pool = Reranker("quickstart", device="cpu:2")
-requests = [(text, [hit.entry.text for hit in first_stage.search(text, 30)]) for text in questions[:24]]
+requests = [(text, [hit.entry.text for hit in first_stage.search(text, 30)]) for text in questions[:20]]
 
 
 def pairs_per_second(model: Reranker) -> float:
-    """Rank eight requests in one call."""
-    begin = time.perf_counter()
-    model.rank_many(requests[:8])
-    return sum(len(texts) for _, texts in requests[:8]) / (time.perf_counter() - begin)
+    """Rank four requests in one call, twice; the better time counts."""
+    seconds = []
+    for _ in range(2):
+        begin = time.perf_counter()
+        model.rank_many(requests[:4])
+        seconds.append(time.perf_counter() - begin)
+    return sum(len(texts) for _, texts in requests[:4]) / min(seconds)
 
 
 print(f"in this process: {pairs_per_second(reranker):4.0f} pairs a second")
@@ -132,7 +135,7 @@ print(f"pool of two:     {pairs_per_second(pool):4.0f} pairs a second")
 #
 # ## Kill one of them
 #
-# The right answers come from the model in this process. Then the pool answers the same 24 requests one after the other,
+# The right answers come from the model in this process. Then the pool answers the same 20 requests one after the other,
 # and in the middle of one of them a thread sends a SIGKILL to a worker, as the system does when memory runs out.
 
 
@@ -191,7 +194,7 @@ figure, axes = plt.subplots(figsize=(8, 3.2))
 colors = [ORANGE if number == hit else BLUE for number in range(len(requests))]
 axes.bar(starts, [1000 * value for value in seconds], width=seconds, align="edge", color=colors, edgecolor="white")
 axes.axvspan(killed_at[0], back, color=ORANGE, alpha=0.12, linewidth=0, label="one worker left, its successor loads")
-axes.axvline(killed_at[0], color=ORANGE, linewidth=1.5, linestyle="--", label="SIGKILL")
+axes.axvline(killed_at[0], color="#22313f", linewidth=1.5, linestyle="--", label="SIGKILL")
 axes.set(
     title="One request after the other, 30 passages each",
     xlabel="time since the first request (s)",

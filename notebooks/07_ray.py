@@ -32,11 +32,8 @@ import threading
 import time
 from pathlib import Path
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # Ray reports usage figures unless told not to
-
 import matplotlib.pyplot as plt
 import pandas as pd
-import ray
 
 from flag_rerank_integrations import RayOptions, RerankConfig, Reranker
 from flag_rerank_integrations.corpus import CorpusSummary, rerank_corpus
@@ -44,8 +41,12 @@ from flag_rerank_integrations.demo.corpus import harvest
 from flag_rerank_integrations.demo.first_stage import FirstStage
 from flag_rerank_integrations.demo.judgements import load
 
-# Without these two lines the cells' outputs would be full of Ray's own notes.
-logging.getLogger("ray.data").setLevel(logging.ERROR)
+# Ray reports usage figures unless told not to, and writes much into the outputs of cells.
+os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_BACKEND_LOG_LEVEL="fatal")
+logging.disable(logging.WARNING)
+
+import ray  # noqa: E402 - it looks at the lines above
+
 context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 # %% [markdown]
@@ -57,7 +58,7 @@ context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, log
 
 # %%
 first_stage = FirstStage(harvest())
-questions = [question.text for question in load()[:32]]
+questions = [question.text for question in load()[3:35]]
 rows = [
     {"id": number, "query": text, "passages": [hit.entry.text for hit in first_stage.search(text, 12)]}
     for number, text in enumerate(questions)
@@ -114,7 +115,6 @@ print(f"interrupted; {len(finished)} parts are finished")
 # changed, so that a directory never holds a mixture.
 
 # %%
-resumed = time.time() - begin
 summary = run()
 print(f"{summary.parts} parts in all: {summary.skipped_parts} passed over, the others ranked now")
 print(f"rows in this run: {summary.rows}, of which failed: {summary.failed_rows}")
@@ -165,7 +165,7 @@ axes.step(times, range(len(times)), where="post", color=GREY, linewidth=1.2)
 for is_first, color, label in ((True, BLUE, "first run"), (False, ORANGE, "resumed run")):
     points = [(moment, count) for count, (moment, first) in enumerate(done, 1) if first is is_first]
     axes.plot(*zip(*points, strict=True), "o", color=color, label=label)
-axes.axvspan(stopped, resumed, color=GREY, alpha=0.15, linewidth=0, label="interrupted")
+axes.axvline(stopped, color=GREY, linestyle="--", linewidth=1.2, label="interrupted, and started again")
 axes.set(
     title="A corpus of parts, stopped and resumed",
     xlabel="time since the first start (s)",

@@ -23,6 +23,8 @@ from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 SECONDS_A_CELL = 120
+# A Ray of its own for whoever wants one; and no advice about widgets, which no page could show.
+ENVIRONMENT = {"RAY_ADDRESS": "local", "PYTHONWARNINGS": "ignore:IProgress not found"}
 METADATA = {
     "jupytext": {"formats": "ipynb,py:percent"},
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -64,8 +66,9 @@ def execute(notebook: Any) -> Any:  # noqa: ANN401 - a NotebookNode
             resources={"metadata": {"path": directory}},
             record_timing=False,
             coalesce_streams=True,
+            extra_arguments=["--IPKernelApp.log_level=40"],  # it warns of its own transport
         )
-        client.execute(cwd=directory, env={**os.environ, "RAY_ADDRESS": "local"})
+        client.execute(cwd=directory, env={**os.environ, **ENVIRONMENT})
     notebook.metadata = nbformat.from_dict(METADATA)
     return notebook
 
