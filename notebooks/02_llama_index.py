@@ -52,7 +52,7 @@ from flag_rerank_integrations.llama_index import FlagRerankPostprocessor
 # The nodes are docstrings of Python's standard library, of some modules that everybody knows.
 
 # %%
-WORD = re.compile(r"[^\W_]{4,}")  # shorter ones say little
+WORD = re.compile(r"[^\W_]{2,}")
 
 
 class HashedWords(BaseEmbedding):
@@ -108,7 +108,7 @@ class QuotingLLM(CustomLLM):
 
 postprocessor = FlagRerankPostprocessor(model="quickstart", device="cpu", top_n=3, keep_retrieval_score=True)
 plain = index.as_query_engine(llm=QuotingLLM(), similarity_top_k=3)
-engine = index.as_query_engine(llm=QuotingLLM(), similarity_top_k=30, node_postprocessors=[postprocessor])
+engine = index.as_query_engine(llm=QuotingLLM(), similarity_top_k=40, node_postprocessors=[postprocessor])
 
 QUESTION = "How do I delete a folder together with everything in it?"
 print("vectors alone: ", plain.query(QUESTION))
@@ -133,11 +133,11 @@ pd.DataFrame(
 # ## Where the right node stood, and where it stands
 #
 # One question proves nothing. The demo's judged questions tell for each where the first node that answers it stands: by
-# vectors alone, and after re-ranking the best 30.
+# vectors alone, and after re-ranking the best 40.
 
 # %%
 questions, _ = known(load(), {entry.name for entry in entries})
-retriever = index.as_retriever(similarity_top_k=30)
+retriever = index.as_retriever(similarity_top_k=40)
 everything = postprocessor.model_copy(update={"top_n": None})  # the same loaded model, without a limit
 
 
@@ -160,7 +160,7 @@ ranks = pd.DataFrame(rows, columns=["question", "by vectors", "re-ranked"]).asty
 print(f"{len(ranks)} questions; the answer is first for:")
 print(f"  vectors alone  {(ranks['by vectors'] == 1).sum()}")
 print(f"  re-ranked      {(ranks['re-ranked'] == 1).sum()}")
-print(f"  not among the 30 that the vectors propose, so lost to both: {ranks['by vectors'].isna().sum()}")
+print(f"  not among the 40 that the vectors propose, so lost to both: {ranks['by vectors'].isna().sum()}")
 ranks.sort_values("by vectors", ascending=False).head(12)
 
 # %% [markdown]
@@ -220,7 +220,7 @@ class AnswerOrRefuse(Workflow):
 
 
 ASKED = [
-    "How much free space is left on the drive?",
+    "Score between 0 and 1 for how alike two strings are",
     "How do I delete a folder together with everything in it?",
     "How long does sourdough bread have to rise?",
     "Who won the football world cup in 1998?",

@@ -129,8 +129,8 @@ print(f"in this process: {pairs_per_second(reranker):4.0f} pairs a second")
 print(f"pool of two:     {pairs_per_second(pool):4.0f} pairs a second")
 
 # %% [markdown]
-# Do not expect twice the speed here. The model in this process uses both cores already, and two workers share the same
-# two. On a CPU a pool buys isolation: a crash takes a worker with it and not your server. On GPUs each worker has a
+# Do not read much into the two numbers: the model in this process uses both cores as well, and the machine had other
+# work. On a CPU a pool buys isolation: a crash takes a worker with it and not your server. On GPUs each worker has a
 # device of its own, and then it buys speed.
 #
 # ## Kill one of them
@@ -200,6 +200,7 @@ axes.set(
     xlabel="time since the first request (s)",
     ylabel="latency (ms)",
     xlim=(0, ends[-1]),
+    ylim=(0, 1400 * max(seconds)),
 )
 axes.grid(visible=False, axis="x")
 axes.legend(loc="upper right")

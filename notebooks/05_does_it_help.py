@@ -130,7 +130,9 @@ rows = [
     for one in evaluation.comparisons[:2]
 ]
 columns = ["first stage", "measure", "before", "after", "difference", "low", "high", "p"]
-pd.DataFrame(rows, columns=columns).set_index(["first stage", "measure"]).round(3)
+pd.DataFrame(rows, columns=columns).set_index(["first stage", "measure"]).round({"p": 4}).round(
+    dict.fromkeys(columns[2:-1], 3)
+)
 
 # %% [markdown]
 # `low` and `high` are the 95% interval of the difference, by a paired bootstrap: the questions are drawn anew ten
@@ -229,7 +231,7 @@ answers = [mask[grades == 2].mean() for mask in kept]
 relevant = [(grades[mask] > 0).mean() if mask.any() else np.nan for mask in kept]
 right.plot(thresholds, answers, color=BLUE)
 right.plot(thresholds, relevant, color=ORANGE)
-right.text(-4.6, 0.86, "answers (grade 2) that are kept", color=BLUE, fontsize=9)
+right.text(-5.6, 0.86, "answers (grade 2) that are kept", color=BLUE, fontsize=9)
 right.text(-10.9, 0.27, "kept passages\nthat are relevant", color=ORANGE, fontsize=9)
 right.set(title="What a score_threshold does", xlabel="score_threshold (logit)", ylabel="share", ylim=(0, 1.02))
 right.yaxis.set_major_formatter(PercentFormatter(1))

@@ -42,7 +42,7 @@ from flag_rerank_integrations.demo.first_stage import FirstStage
 from flag_rerank_integrations.demo.judgements import load
 
 # Ray reports usage figures unless told not to, and writes much into the outputs of cells.
-os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_BACKEND_LOG_LEVEL="fatal")
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 logging.disable(logging.WARNING)
 
 import ray  # noqa: E402 - it looks at the lines above

@@ -25,6 +25,8 @@ NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 SECONDS_A_CELL = 120
 # A Ray of its own for whoever wants one; and no advice about widgets, which no page could show.
 ENVIRONMENT = {"RAY_ADDRESS": "local", "PYTHONWARNINGS": "ignore:IProgress not found"}
+# The kernel warns of its own transport; and what native code writes (Ray's) belongs to a terminal, not to a page.
+KERNEL = ["--IPKernelApp.log_level=40", "--IPKernelApp.capture_fd_output=False"]
 METADATA = {
     "jupytext": {"formats": "ipynb,py:percent"},
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -66,7 +68,7 @@ def execute(notebook: Any) -> Any:  # noqa: ANN401 - a NotebookNode
             resources={"metadata": {"path": directory}},
             record_timing=False,
             coalesce_streams=True,
-            extra_arguments=["--IPKernelApp.log_level=40"],  # it warns of its own transport
+            extra_arguments=KERNEL,
         )
         client.execute(cwd=directory, env={**os.environ, **ENVIRONMENT})
     notebook.metadata = nbformat.from_dict(METADATA)
