@@ -164,7 +164,7 @@ print(f"  not among the 40 that the vectors propose, so lost to both: {ranks['by
 ranks.sort_values("by vectors", ascending=False).head(12)
 
 # %% [markdown]
-# Lower is better, `<NA>` is not found at all. The last line of the count is the lesson: no re-ranker brings back what
+# Lower is better. The last line of the count is the lesson: no re-ranker brings back what
 # the first stage has missed. When many answers are lost there, a better first stage or a larger `similarity_top_k`
 # helps, and a better re-ranker does not.
 #
