@@ -156,7 +156,7 @@ def test_a_late_start_asks_nothing_before_its_time() -> None:
     assert remote.stats() == RerankStats()
     assert remote.score([]) == []
     remote.close()
-    with pytest.raises(ConfigError, match="from_config needs a RemoteConfig, .* not RerankConfig"):
+    with pytest.raises(ConfigError, match=r"from_config needs a RemoteConfig, .* not RerankConfig"):
         RemoteReranker.from_config(RerankConfig())  # type: ignore[arg-type]
 
 
