@@ -1,16 +1,38 @@
-"""docs/evaluation.md: its example runs."""
+"""docs/evaluation.md: its example runs, and its figures are those that were measured."""
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-GUIDE = (Path(__file__).parent.parent / "docs" / "evaluation.md").read_text(encoding="utf-8")
+from flag_rerank_integrations.evaluation import Comparison
+from flag_rerank_integrations.evaluation.report import table_of
+
+ROOT = Path(__file__).parent.parent
+GUIDE = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+RESULTS = sorted((ROOT / "benchmarks" / "results").glob("evaluation_*.json"))
 
 
 def test_the_example_runs_and_prints_what_stands_below_it(capsys: pytest.CaptureFixture[str]) -> None:
-    ((code, output),) = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)
+    code, output = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```", GUIDE, re.MULTILINE | re.DOTALL)[0]
     exec(compile(code, "docs/evaluation.md", "exec"), {})  # noqa: S102 - our own guide
     assert capsys.readouterr().out == output
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_figures_are_those_measured(path: Path) -> None:
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    comparisons = []
+    for line in measured["measures"]:
+        difference = line.pop("difference")
+        comparisons.append(Comparison(**line))
+        assert comparisons[-1].difference == difference
+    assert "\n".join(f"  {line}" for line in table_of(comparisons)) in GUIDE
+    assert f"{measured['name']}: {measured['queries']} queries, the first {measured['top_k']} passages" in GUIDE
+
+
+def test_there_are_figures() -> None:
+    assert len(RESULTS) == 2
