@@ -41,17 +41,13 @@ napoleon_use_ivar = True
 
 nitpicky = True
 # The build uses no network, and so knows no names of other projects and of the standard library.
-nitpick_ignore_regex = [
-    (
-        r"py:.*",
-        r"(collections|concurrent|pathlib|types|typing|typing_extensions|os|argparse|logging)\..*",
-    ),
-    (
-        r"py:.*",
-        r"(langchain_core|langchain_classic|llama_index|llama_index_instrumentation|pydantic|pydantic_core)\..*",
-    ),
-    (r"py:.*", r"(torch|numpy|pyarrow|ray|prometheus_client|opentelemetry|pytest|_pytest)\..*"),
-]
+_FOREIGN = (
+    *("argparse", "collections", "concurrent", "logging", "os", "pathlib", "types", "typing", "typing_extensions"),
+    *("annotated_types", "langchain_classic", "langchain_core", "llama_index", "llama_index_instrumentation"),
+    *("numpy", "opentelemetry", "prometheus_client", "pyarrow", "pydantic", "pydantic_core", "ray", "torch"),
+    *("_pytest", "pytest"),
+)
+nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(_FOREIGN)})\..*")]
 nitpick_ignore = [
     ("py:class", "flag_rerank_integrations.base_reranker.Options"),  # a type variable
     ("py:class", "Options"),
