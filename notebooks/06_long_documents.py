@@ -232,11 +232,14 @@ plt.show()
 # %% [markdown]
 # What to take from it:
 #
-# - If the model can read your passages whole, let it first: windows repeat the query and the overlap, so they read more
-#   tokens than one long pass does.
-# - If passages are longer than the model allows, windows are worth their cost where answers can lie anywhere. Where
-#   what matters stands at the top, as in news and abstracts, truncation does as well for less.
-# - The intervals are wide: thirty questions tell large differences apart and no small ones. Measure on your own.
+# - On these pages the three ways differ little, and the intervals all include zero: neighbouring docstrings are about
+#   one module, so the head of a page tells much of the rest. It depends on the pages: in a first setting, with pages of
+#   1,300 characters, 96 tokens, ten candidates and 24 questions, windows gained 0.13 over truncation (0.00 to 0.28) and
+#   reading the whole page 0.18 (0.06 to 0.31). Measure on your own.
+# - If the model can read your passages whole, try that first: windows repeat the query and the overlap, so they read
+#   more tokens than one long pass does.
+# - If passages are longer than the model allows and answers can lie anywhere in them, windows keep them from being
+#   lost. Where what matters stands at the top, as in news and abstracts, truncation does as well for less.
 # - Better than both is often to split documents smaller before they are indexed. Look at `truncated_tokens` first: if
 #   it is zero, none of this concerns you.
 
