@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flag_rerank_integrations.base_reranker import BaseReranker
 from flag_rerank_integrations.config import DEFAULT_MODEL, RerankConfig
 from flag_rerank_integrations.inputs import checked_layers, checked_pairs
+from flag_rerank_integrations.option_types import RerankOptions
 from flag_rerank_integrations.pairs import SCORE, Pair, ScoredPairs, Task
 from flag_rerank_integrations.ranking import scores_by_layer, scores_of
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from flag_rerank_integrations.executors import Executor
 
 __all__ = ["Reranker"]
@@ -36,7 +40,7 @@ class Reranker(BaseReranker[RerankConfig]):
 
     _options_type = RerankConfig
 
-    def __init__(self, model: str = DEFAULT_MODEL, **options: Any) -> None:  # noqa: ANN401 - RerankConfig checks them
+    def __init__(self, model: str | os.PathLike[str] = DEFAULT_MODEL, **options: Unpack[RerankOptions]) -> None:
         self._init(RerankConfig.from_dict({"model": model, **options}))
         self.start()
 

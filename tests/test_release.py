@@ -1,0 +1,81 @@
+"""Releases: the changelog fits the version, and what is not ready is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flag_rerank_integrations import __version__
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "scripts" / "release_notes.py"
+READY = f"""# Changelog
+
+## [Unreleased]
+
+## [{__version__}] - 2026-01-31
+
+### Added
+
+- One thing.
+
+### Fixed
+
+- Another.
+
+## [0.0.1] - 2025-12-24
+
+### Added
+
+- An older thing.
+"""
+
+
+def notes(text: str, folder: Path, tag: str = f"v{__version__}") -> subprocess.CompletedProcess[str]:
+    changelog = folder / "CHANGELOG.md"
+    changelog.write_text(text, encoding="utf-8")
+    command = [sys.executable, str(SCRIPT), tag, str(changelog)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, encoding="utf-8")
+
+
+def test_the_notes_are_what_the_changelog_says_of_the_version(tmp_path: Path) -> None:
+    done = notes(READY, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "### Added\n\n- One thing.\n\n### Fixed\n\n- Another.\n"
+
+
+@pytest.mark.parametrize(
+    "text, tag, complaint",
+    [
+        (READY, "v9.9.9", "the tag is v9.9.9"),
+        (READY.replace("## [Unreleased]\n", "## [Unreleased]\n\n### Added\n\n- More.\n"), None, "under [Unreleased]"),
+        (READY.replace(" - 2026-01-31", ""), None, "has no date"),
+        (READY.replace(f"## [{__version__}] - 2026-01-31\n", ""), None, "the newest entry must be"),
+        (READY.replace("### Fixed", "### Mended"), None, "no kind of change 'Mended'"),
+        (READY.replace("## [0.0.1] - 2025-12-24", "## 0.0.1"), None, "not a heading"),
+    ],
+)
+def test_what_is_not_ready_is_refused(text: str, tag: str | None, complaint: str, tmp_path: Path) -> None:
+    done = notes(text, tmp_path, tag or f"v{__version__}")
+    assert done.returncode == 1
+    assert not done.stdout
+    assert complaint in done.stderr
+
+
+def test_the_changelog_fits_the_version() -> None:
+    """Every heading is of the known form; the newest release is the package's version, unless there is none yet."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import release_notes as notes; "
+        "print(*[f'{e.version} {e.day}' for e in notes.read(notes.ROOT / 'CHANGELOG.md')], sep='\\n')"
+    )
+    command = [sys.executable, "-c", code, str(SCRIPT.parent)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    unreleased, *released = answer.stdout.splitlines()
+    assert unreleased == "Unreleased None"
+    assert not released or released[0].split()[0] == __version__
+    days = [line.split()[1] for line in released]
+    assert "None" not in days
+    assert days == sorted(days, reverse=True)
