@@ -100,7 +100,7 @@ axes.set(
     xlabel="words on the page before the answer",
     ylabel="score (logit)",
 )
-axes.legend(loc="center left")
+axes.legend(loc="lower right", bbox_to_anchor=(1, 0.12))
 plt.show()
 
 # %% [markdown]
