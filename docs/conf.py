@@ -19,7 +19,7 @@ author = "The flag-rerank-integrations authors"
 copyright = author  # noqa: A001 - Sphinx's own name for it
 release = version = __version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "sphinx_copybutton"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns = ["_build"]
 default_role = "code"
 html_theme = "furo"
