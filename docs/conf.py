@@ -53,6 +53,10 @@ nitpick_ignore = [
     ("py:class", "Options"),
     ("py:class", "BaseDocumentCompressor"),  # LangChain's, as written in annotations
     ("py:class", "RetrieverLike"),
+    ("py:class", "HasStats"),  # as written in annotations, without its module
+    ("py:class", "Metric"),  # the Prometheus client's
+    ("py:class", "MeterProvider"),  # OpenTelemetry's
+    ("py:class", "RerankOptions"),  # the options of RerankConfig, for type checkers
 ]
 
 # Pages may link to files beside docs/, as they do where they are read in the repository.
@@ -92,7 +96,7 @@ _as_written: dict[str, list[str]] = {}
 
 def _keep(_app: Any, what: str, name: str, _documented: object, _options: object, lines: list[str]) -> None:  # noqa: ANN401
     """Note what an attribute's text is before Napoleon takes the words before a colon for its type."""
-    if what in ("attribute", "data"):
+    if what in ("attribute", "data", "property"):
         _as_written[name] = list(lines)
 
 

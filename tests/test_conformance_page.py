@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_readme import BLOCK
+from guide_pages import blocks
 
 from benchmarks.conformance import CASES, table
 from flag_rerank_integrations.testing import DocumentCompressorConformance
@@ -39,12 +39,11 @@ def test_ours_pass_what_they_were_asked() -> None:
 
 def test_the_examples_run() -> None:
     names: dict[str, Any] = {"__name__": "examples"}
-    blocks = list(BLOCK.finditer(PAGE))
-    for block in blocks:
+    examples = blocks("docs/conformance.md")
+    for example in examples:
         # As a script of its own: this file's __future__ import is not the page's.
-        code = compile(block["code"], "docs/conformance.md", "exec", dont_inherit=True)
-        exec(code, names)  # noqa: S102 - our own page
-    assert len(blocks) == 2
+        exec(compile(example.code, example.place, "exec", dont_inherit=True), names)  # noqa: S102 - our own page
+    assert len(examples) == 2
     mine = names["TestMyOtherReranker"]()
     assert isinstance(mine.build(), names["FlagRerankCompressor"])
     mine.test_overrides_are_explained()

@@ -15,10 +15,13 @@ from guide_pages import ROOT
 
 DOCS = ROOT / "docs"
 MADE = ("_build", "notebooks")
-PUBLIC = ("", ".errors", ".config", ".results", ".devices", ".langchain", ".llama_index", ".remote", ".corpus")
+PUBLIC = (
+    *("", ".errors", ".config", ".results", ".devices", ".langchain", ".llama_index", ".remote", ".corpus"),
+    *(".monitoring", ".evaluation", ".bench", ".testing"),
+)
 PACKAGE = "flag_rerank_integrations"
 # Shared between this package's own modules.
-UNDOCUMENTED = {f"{PACKAGE}.results.add", f"{PACKAGE}.config.DEFAULT_MAX_LENGTH"}
+UNDOCUMENTED = {f"{PACKAGE}.results.add", f"{PACKAGE}.results.lives", f"{PACKAGE}.config.DEFAULT_MAX_LENGTH"}
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def values_by_query(
         rankings: Passage ids by query id, best first; each at most once.
 
     Returns:
-        Each measure's values by query id: those of `qrels`, in its order.
+        Each measure's values by query id, for the queries of `qrels` and in its order.
 
     Raises:
         ConfigError: A measure is unknown or cannot be computed here.

@@ -57,14 +57,16 @@ class DocumentCompressorConformance(
 ):
     """What users of a `BaseDocumentCompressor` that re-ranks may rely on.
 
-    class TestMine(DocumentCompressorConformance):
-        @property
-        def compressor_class(self) -> type[BaseDocumentCompressor]:
-            return MyReranker
+    For example::
 
-        @property
-        def compressor_params(self) -> dict[str, Any]:
-            return {"model": "path/to/a/small/model"}
+        class TestMine(DocumentCompressorConformance):
+            @property
+            def compressor_class(self) -> type[BaseDocumentCompressor]:
+                return MyReranker
+
+            @property
+            def compressor_params(self) -> dict[str, Any]:
+                return {"model": "path/to/a/small/model"}
     """
 
     @property

@@ -33,14 +33,16 @@ class NodePostprocessorConformance(
 ):
     """What users of a `BaseNodePostprocessor` that re-ranks may rely on.
 
-    class TestMine(NodePostprocessorConformance):
-        @property
-        def postprocessor_class(self) -> type[BaseNodePostprocessor]:
-            return MyReranker
+    For example::
 
-        @property
-        def postprocessor_params(self) -> dict[str, Any]:
-            return {"model": "path/to/a/small/model"}
+        class TestMine(NodePostprocessorConformance):
+            @property
+            def postprocessor_class(self) -> type[BaseNodePostprocessor]:
+                return MyReranker
+
+            @property
+            def postprocessor_params(self) -> dict[str, Any]:
+                return {"model": "path/to/a/small/model"}
     """
 
     @property
