@@ -13,7 +13,7 @@ from flag_rerank_integrations import Reranker
 from flag_rerank_integrations.errors import DeviceError
 
 WIDE = 65_536  # numbers per token between two layers: a quarter of a mebibyte
-PAIRS = [(f"query {i}", "giant panda bear in China " * 40) for i in range(16)]
+PAIRS = [(f"query {i}", "giant panda bear in China " * 40) for i in range(64)]
 LONGEST = [("a", "panda bear in China " * 1500)]
 
 
@@ -30,8 +30,11 @@ def wide(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_out_of_memory(wide: str, marks: Path) -> None:
     """300 MiB are left to each worker: too little for one batch of several pairs, and for one very long pair."""
+    with Reranker(wide, device="cpu", max_length=8000) as roomy:
+        expected = roomy.score(PAIRS)
     with Reranker(wide, device="cpu:2", max_length=8000) as fresh:
-        expected, workers = fresh.score(PAIRS), set(map(str, pids(fresh)))
+        fresh.start()
+        workers = set(map(str, pids(fresh)))
         wait_until(lambda: fresh.score([("sabotage", "limit memory")]) and workers <= {m.name for m in marks.iterdir()})
         assert same(fresh.score(PAIRS), expected)
         stats = fresh.stats()
