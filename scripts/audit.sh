@@ -12,7 +12,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VENV=${VENV:-.venv-audit}
 source scripts/environment.sh
-tool=pip-audit==2.10.0
+tool=pip-audit==2.10.1
 
 require_python "${PYTHON:-python3}"
 if [[ ! -x $VENV/bin/pip-audit || ! -f $VENV/.tool || $(<"$VENV/.tool") != "$tool" ]]; then
@@ -20,5 +20,7 @@ if [[ ! -x $VENV/bin/pip-audit || ! -f $VENV/.tool || $(<"$VENV/.tool") != "$too
     "$VENV/bin/python" -m pip install --disable-pip-version-check --quiet "$tool"
     printf '%s' "$tool" >"$VENV/.tool"
 fi
-# A file of exact pins needs no resolver: --no-deps and --disable-pip read it as it stands.
-exec "$VENV/bin/pip-audit" --requirement "${REQUIREMENTS:-constraints.txt}" --no-deps --disable-pip --progress-spinner off "$@"
+# A file of exact pins needs no resolver: --no-deps and --disable-pip read it as it stands. --strict makes it an
+# error that nothing could be learnt of a package, which would else look like a clean one.
+exec "$VENV/bin/pip-audit" --requirement "${REQUIREMENTS:-constraints.txt}" --no-deps --disable-pip --strict \
+    --progress-spinner off "$@"

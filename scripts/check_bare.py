@@ -13,14 +13,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import flag_rerank_integrations as package
-from flag_rerank_integrations import Reranker
+from flag_rerank_integrations import RemoteReranker, Reranker
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 QUERY = "what do pandas eat ?"
 PASSAGES = ["the nile is a river", "pandas eat bamboo", "a river", "bamboo is what pandas eat the river a nile"]
 CLOSE = 1e-5
-# Brought by the dependencies themselves, so nothing of these extras can be missing.
-ALWAYS_THERE = {"remote": "httpx"}  # through huggingface-hub
 # Extras for which there is nothing to ask here.
 UNASKED = {
     "all",  # these four are sets of others, or tools
@@ -28,10 +26,6 @@ UNASKED = {
     "docs",
     "examples",
     "quantization",  # asked for on accelerators alone
-    "bench",
-    "eval",
-    "monitoring",
-    "testing",
 }
 
 
@@ -97,9 +91,14 @@ def ask(folder: Path) -> dict[str, Callable[[], object]]:
         "sentence-transformers": lambda: Reranker(str(folder), device="cpu", family="sentence-transformers"),
         "onnx": lambda: Reranker(str(graph), device="cpu"),
         "peft": lambda: Reranker(str(adapter), device="cpu"),
+        "remote": lambda: RemoteReranker("http://localhost:9", form="tei"),
         "ray": lambda: Reranker(str(folder), device="ray:1"),
         "quickstart": lambda: Reranker("quickstart", device="cpu"),
         "demo": lambda: command("demo"),
+        "bench": lambda: command("bench", "--model", str(folder), "--out", str(folder.parent / "bench")),
+        "eval": lambda: import_module("flag_rerank_integrations.evaluation").values_by_query(["RR"], {}, {}),
+        "monitoring": lambda: import_module("flag_rerank_integrations.monitoring").PrometheusCollector({}),
+        "testing": lambda: import_module("flag_rerank_integrations.testing"),
     }
 
 
@@ -128,10 +127,9 @@ def complaint(extra: str, use: Callable[[], object]) -> str | None:
 def check_extras(folder: Path) -> None:
     """See that what needs an extra says which one to install, in one line."""
     uses = ask(folder)
-    known = {*uses, *UNASKED, *ALWAYS_THERE}
+    known = {*uses, *UNASKED}
     offered = set(metadata("flag-rerank-integrations").get_all("Provides-Extra") or ())
     problems = [f"{extra}: scripts/check_bare.py says nothing of it" for extra in sorted(offered ^ known)]
-    problems += [f"{extra}: {needed} is missing" for extra, needed in ALWAYS_THERE.items() if find_spec(needed) is None]
     problems += filter(None, (complaint(extra, use) for extra, use in uses.items()))
     if problems:
         sys.exit("\n".join(problems))

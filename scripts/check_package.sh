@@ -31,10 +31,11 @@ site_packages() {
 site_packages "$python" >"$(site_packages "$work/full/bin/python")/dependencies.pth"
 
 # No extras: links to the dependencies alone. pip refuses where one of them is missing or of a wrong version.
-"$python" -m venv "$work/bare"
+"$python" -m venv --without-pip "$work/bare"
 "$python" scripts/link_base.py "$work"/dist/*.whl "$(site_packages "$work/bare/bin/python")"
-PIP_FIND_LINKS='' "$work/bare/bin/python" -m pip install --disable-pip-version-check --quiet --no-index "$work"/dist/*.whl
-"$work/bare/bin/python" -m pip check
+PIP_FIND_LINKS='' "$python" -m pip --python "$work/bare/bin/python" install --disable-pip-version-check --quiet --no-index \
+    "$work"/dist/*.whl
+"$python" -m pip --python "$work/bare/bin/python" check
 
 cd "$work"
 full/bin/python -I "$scripts/check_installed.py"

@@ -14,6 +14,7 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution,
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 
 def needed_by(wheel: Path) -> dict[str, Distribution]:
@@ -27,10 +28,11 @@ def needed_by(wheel: Path) -> dict[str, Distribution]:
         for requirement in map(Requirement, holder.requires or ()):
             if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
                 continue
+            name = canonicalize_name(requirement.name)
             for wanted in ("", *requirement.extras):
-                if (requirement.name.lower(), wanted) not in seen:
-                    seen.add((requirement.name.lower(), wanted))
-                    found[requirement.name.lower()] = needed = _installed(requirement, holder)
+                if (name, wanted) not in seen:
+                    seen.add((name, wanted))
+                    found[name] = needed = _installed(requirement, holder)
                     waiting.append((needed, wanted))
     return found
 
