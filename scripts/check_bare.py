@@ -11,6 +11,7 @@ from importlib import import_module
 from importlib.metadata import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 
 import flag_rerank_integrations as package
 from flag_rerank_integrations import RemoteReranker, Reranker
@@ -34,7 +35,9 @@ def write_checkpoint(folder: Path) -> Path:
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     words = list(dict.fromkeys(" ".join([*SPECIALS, QUERY, *PASSAGES]).split()))
     tokenizer = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))  # noqa: S106 - no password
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -104,7 +107,9 @@ def ask(folder: Path) -> dict[str, Callable[[], object]]:
 
 def command(*arguments: str, given: str = "") -> str:
     """Run the installed command and return its output; a failure is raised with its message."""
-    program = Path(sys.executable).with_name("flag-rerank")
+    program = which("flag-rerank", path=str(Path(sys.executable).parent))
+    if program is None:
+        sys.exit("the command flag-rerank is not installed")
     done = subprocess.run([program, *arguments], input=given, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     if done.returncode:
         msg = done.stderr.strip()
@@ -163,7 +168,7 @@ def check_place() -> None:
 def main() -> None:
     """Run all checks on a checkpoint that is written for them."""
     check_place()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps loaded weights open
         checkpoint = write_checkpoint(Path(folder) / "checkpoint")
         check_scores(checkpoint)
         check_extras(checkpoint)

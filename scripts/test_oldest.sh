@@ -21,7 +21,6 @@ tests=(
     tests/test_langchain_compressor.py
     tests/test_llama_index_ranking.py
     tests/test_loading.py
-    tests/test_monitoring_prometheus.py
     tests/test_package.py
     tests/test_parity.py
     tests/test_quickstart.py
