@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs tests with the oldest releases that pyproject.toml allows, those of constraints-oldest.txt, in an
-# environment of their own: the core, both wrappers, and the package as a whole. Arguments go to pytest in place
+# environment of their own: the core and both wrappers. Arguments go to pytest in place
 # of these files. It takes Python 3.10 or 3.11: some of the oldest releases have no wheels for later ones.
 #
 # torch alone is that of constraints.txt, for its older builds bring several gigabytes of CUDA libraries;
@@ -21,7 +21,6 @@ tests=(
     tests/test_langchain_compressor.py
     tests/test_llama_index_ranking.py
     tests/test_loading.py
-    tests/test_package.py
     tests/test_parity.py
     tests/test_quickstart.py
     tests/test_reranker.py
