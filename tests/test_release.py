@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from flag_rerank_integrations import __version__
 
@@ -79,3 +82,36 @@ def test_the_changelog_fits_the_version() -> None:
     days = [line.split()[1] for line in released]
     assert "None" not in days
     assert days == sorted(days, reverse=True)
+
+
+def extras_with_the_oldest() -> list[str]:
+    """The extras that scripts/test_oldest.sh installs."""
+    script = (ROOT / "scripts" / "test_oldest.sh").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^extras=(\S+)$", script, flags=re.MULTILINE)
+    return line.split(",")
+
+
+def lower_bounds() -> dict[str, Version]:
+    """What pyproject.toml asks for at least, by package; an exact pin is its own bound."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    texts = [*project["dependencies"], *(text for extra in extras_with_the_oldest() for text in extras[extra])]
+    asked = [Requirement(text) for text in texts if not text.startswith("flag-rerank-integrations")]
+    return {
+        requirement.name: Version(bound.version)
+        for requirement in asked
+        for bound in requirement.specifier
+        if bound.operator in (">=", "==")
+    }
+
+
+def test_the_oldest_releases_tested_are_the_lower_bounds() -> None:
+    text = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8")
+    pins = dict(re.findall(r"^([a-z0-9-]+)==([^\s;]+)", text, flags=re.MULTILINE))
+    bounds = lower_bounds()
+    assert len(bounds) > 10
+    assert {name: Version(pins[name]) for name in bounds} == bounds

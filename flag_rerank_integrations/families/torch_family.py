@@ -66,6 +66,8 @@ class TorchFamily(Family, ABC):
         self.way: Way = "padded"
         self._put_back: Callable[[], None] | None = None
         self._device = torch.device(str(device))
+        if getattr(model.config, "attn_logit_softcapping", None) is not None:
+            model.set_attn_implementation("eager")  # transformers' `sdpa` leaves the cap out, and may be its default
         self._own_attention = model.config._attn_implementation  # noqa: SLF001 - the only place it is told
 
     @abstractmethod
