@@ -320,7 +320,7 @@ def test_stats_add_up(tiny: Any) -> None:
     assert stats.tokens == stats.computed_tokens > 0
     assert stats.seconds > 0
     assert stats.tokens_per_second == pytest.approx(stats.tokens / stats.seconds)
-    assert (stats.family, stats.layout, stats.max_batch_tokens) == ("encoder", "packed", 2048)
+    assert (stats.family, stats.layout, stats.max_batch_tokens) == ("encoder", "packed", 8192)
 
 
 def test_progress_shows_a_bar_on_standard_error(tiny: Any, capfd: pytest.CaptureFixture[str]) -> None:
