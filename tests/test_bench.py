@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from flag_rerank_integrations.bench import (
     Rule,
     Setting,
     Workload,
+    _measuring,
     as_dict,
     as_text,
     paired,
@@ -154,12 +157,15 @@ class TestFigures:
     def test_quantiles_are_by_nearest_rank(self, share: float, expected: int) -> None:
         assert quantile(list(range(20, 0, -1)), share) == expected
 
-    def test_runs_fill_the_time_and_one_is_always_made(self) -> None:
+    @pytest.mark.parametrize("seconds, runs", [(0.5, 1), (1.0, 1), (5.5, 5)])
+    def test_runs_fill_the_time_and_one_is_always_made(
+        self, seconds: float, runs: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ticks = SimpleNamespace(perf_counter=itertools.count().__next__)  # every run takes a second
+        monkeypatch.setattr(_measuring, "time", ticks)
         calls: list[None] = []
-        assert len(timed_runs(lambda: calls.append(None), 1e-9)) == len(calls) == 1
-        taken = timed_runs(lambda: calls.append(None), 0.02)
-        assert len(taken) == len(calls) - 1 > 10
-        assert sum(taken) <= 0.02
+        assert timed_runs(lambda: calls.append(None), seconds) == [1] * runs
+        assert len(calls) == runs
 
     def test_memory_of_workers_out_of_sight_is_unknown(self) -> None:
         two = [DeviceStats("cpu", peak_memory=10), DeviceStats("cpu", peak_memory=20)]

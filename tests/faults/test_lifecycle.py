@@ -81,6 +81,7 @@ def test_ctrl_c_in_the_middle_then_reuse(model: str) -> None:
         import os, signal, threading, time
         from flag_rerank_integrations import Reranker
         r = Reranker(MODEL, device="cpu:2")
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         threading.Timer(0.5, lambda: os.killpg(0, signal.SIGINT)).start()
         os.setpgid(0, 0)
         try:
