@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from flag_rerank_integrations import RerankConfig
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.encoding_ahead import encoded_ahead
+from flag_rerank_integrations.errors import ModelLoadError
 from flag_rerank_integrations.families import torch_family
 from flag_rerank_integrations.scorer import Scorer
 
@@ -165,8 +167,20 @@ def test_scorer_budget_is_what_was_asked_for(tiny: Any) -> None:
 
 
 def test_large_models_get_small_batches_on_a_cpu(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    weights = sum(p.numel() for p in _scorer(tiny("bert"))._family._layers().parameters())
+    weights = _scorer(tiny("bert"))._family._multiplied_weights()
     monkeypatch.setattr(torch_family, "_CPU_BATCH_OPERATIONS", 2 * weights * 3000)
     assert _scorer(tiny("bert")).stats.max_batch_tokens == 3000
     monkeypatch.setattr(torch_family, "_CPU_BATCH_OPERATIONS", 1)
     assert _scorer(tiny("bert")).stats.max_batch_tokens == 1024
+
+
+def test_a_model_whose_layers_share_their_weights_is_scored(tmp_path: Path) -> None:
+    """ALBERT's list of layers is shorter than their number."""
+    options = {**tiny_models.SIZES, "embedding_size": 16}
+    tiny_models.build(tiny_models.Spec("albert", tiny_models.bert_tokenizer, options), tmp_path / "albert")
+    scorer = _scorer(str(tmp_path / "albert"))
+    alone = [scorer.score([pair]).logits[0] for pair in PAIRS]
+    assert scorer.score(PAIRS).logits == pytest.approx(alone, abs=3e-6)
+    assert 1024 <= scorer.stats.max_batch_tokens <= 8192
+    with pytest.raises(ModelLoadError, match="has no list of its layers"):
+        _scorer(str(tmp_path / "albert"), quantization="int8")

@@ -116,9 +116,8 @@ class TorchFamily(Family, ABC):
         On CUDA as many as half of the free memory holds, by one trial run; on a CPU as many as take some seconds.
         """
         if self._device.type == "cpu":
-            weights = sum(parameter.numel() for parameter in self._layers().parameters())
             least, most = _CPU_BATCH_TOKENS
-            return min(most, max(least, _CPU_BATCH_OPERATIONS // (2 * weights)))
+            return min(most, max(least, _CPU_BATCH_OPERATIONS // (2 * self._multiplied_weights())))
         if self._device.type != "cuda":
             return None
         generator = np.random.default_rng(0)
@@ -131,6 +130,13 @@ class TorchFamily(Family, ABC):
             return length
         free, _ = torch.cuda.mem_get_info(self._device)
         return max(length, free // 2 * length * len(batch) // max(1, used))
+
+    def _multiplied_weights(self) -> int:
+        """Return how many weights every token is multiplied with: all but embeddings and heads."""
+        body = self.model.base_model
+        weights: int = sum(parameter.numel() for parameter in body.parameters())
+        looked_up: int = sum(m.weight.numel() for m in body.modules() if isinstance(m, torch.nn.Embedding))
+        return max(1, weights - looked_up)
 
     def _peak_memory(self, batch: Sequence[EncodedPair]) -> int:
         """Return the bytes that one batch takes on top of the weights."""
@@ -197,7 +203,11 @@ class TorchFamily(Family, ABC):
     def _layers(self) -> torch.nn.ModuleList:
         """Return the model's stack of layers, which holds nearly all of its weights."""
         count = self.model.config.num_hidden_layers
-        return next(m for m in self.model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count)
+        for module in self.model.modules():
+            if isinstance(module, torch.nn.ModuleList) and len(module) == count:
+                return module
+        msg = f"{type(self.model).__name__} has no list of its layers, so they cannot be quantized here."
+        raise ModelLoadError(msg)
 
     def _use_own_layers(self) -> Callable[[], None] | None:
         """Put layers of ours, which compute less, in the model's place; return what puts the model's back."""
