@@ -40,8 +40,8 @@ def gone(pid: int) -> bool:
         return True
 
 
-def same(found: list[float], expected: list[float]) -> bool:
-    return len(found) == len(expected) and all(abs(a - b) <= 3e-6 for a, b in zip(found, expected, strict=True))
+def same(found: list[float], expected: list[float], within: float = 3e-6) -> bool:
+    return len(found) == len(expected) and all(abs(a - b) <= within for a, b in zip(found, expected, strict=True))
 
 
 def holdings() -> dict[str, int]:

@@ -14,6 +14,9 @@ from flag_rerank_integrations.errors import DeviceError
 
 WIDE = 65_536  # numbers per token between two layers: a quarter of a mebibyte
 PAIRS = [(f"query {i}", "giant panda bear in China " * 40) for i in range(64)]
+# Sums of 65,536 numbers, halved and shared among threads in other places by each batch size and processor: between
+# one token budget and another the same pair differs by up to 6e-6 where the pairs lie 0.2 apart.
+ROUNDING = 3e-5
 LONGEST = [("a", "panda bear in China " * 1500)]
 
 
@@ -36,13 +39,13 @@ def test_out_of_memory(wide: str, marks: Path) -> None:
         fresh.start()
         workers = set(map(str, pids(fresh)))
         wait_until(lambda: fresh.score([("sabotage", "limit memory")]) and workers <= {m.name for m in marks.iterdir()})
-        assert same(fresh.score(PAIRS), expected)
+        assert same(fresh.score(PAIRS), expected, ROUNDING)
         stats = fresh.stats()
         # An ONNX graph on a CPU takes one pair at a time anyway: there is no budget to halve.
         assert (stats.oom_backoffs > 0) == (stats.layout == "packed")
         assert stats.layout != "packed" or stats.max_batch_tokens < 2048
         with pytest.raises(DeviceError, match=r"cpu is out of memory with a single pair of 6004 tokens"):
             fresh.score(LONGEST)
-        assert same(fresh.score(PAIRS), expected)
+        assert same(fresh.score(PAIRS), expected, ROUNDING)
         assert set(map(str, pids(fresh))) == workers
         assert fresh.stats().worker_restarts == 0
