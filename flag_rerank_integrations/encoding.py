@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tokenizers import Encoding, Tokenizer
@@ -68,28 +68,39 @@ class TextEncoder:
         self._unknown_id = _unknown_id(tokenizer)
         self._warned_unknown = False
 
-    def encode(self, texts: Iterable[str], limit: int) -> dict[str, TokenizedText]:
-        """Return the ids of each distinct text, at least the first `limit` of each.
+    def encode(self, limits: Mapping[str, int]) -> dict[str, TokenizedText]:
+        """Return the ids of each text, at least the first `limits[text]` of each.
 
-        Texts far longer than `limit` tokens can need are cut by characters first:
+        Texts far longer than so many tokens can need are cut by characters first:
         tokenizing ten megabytes takes half a minute, and all but the head is thrown away.
         """
-        distinct = list(dict.fromkeys(texts))
+        distinct = list(limits)
         done: dict[str, TokenizedText] = {}
         for ratio in _CHARACTERS_PER_TOKEN:
-            cap = ratio * limit + _LEAST_CHARACTERS
-            heads = [self._prepared(text[:cap]) for text in distinct]
+            caps = [ratio * limits[text] + _LEAST_CHARACTERS for text in distinct]
+            heads = [self._prepared(text[:cap]) for text, cap in zip(distinct, caps, strict=True)]
             encodings = self.tokenizer.encode_batch_fast(heads, add_special_tokens=False)
             again = []
-            for text, encoding in zip(distinct, encodings, strict=True):
+            for text, cap, encoding in zip(distinct, caps, encodings, strict=True):
                 done[text] = _with_estimate(encoding.ids, len(text), cap)
-                if len(text) > cap and len(encoding) < limit:
+                if len(text) > cap and len(encoding) < limits[text]:
                     again.append(text)
             if not again:
                 break
             distinct = again
         self._warn_if_unknown(done.values())
         return done
+
+    def encode_pairs(
+        self, pairs: Iterable[Pair], query_limit: int, passage_limit: int
+    ) -> list[tuple[TokenizedText, TokenizedText]]:
+        """Return the ids of both texts of each pair, all tokenized in one go: each go wakes the tokenizer's threads."""
+        texts = list(pairs)
+        limits = dict.fromkeys((passage for _, passage in texts), passage_limit)
+        for query, _ in texts:
+            limits[query] = max(query_limit, limits.get(query, 0))
+        done = self.encode(limits)
+        return [(done[query], done[passage]) for query, passage in texts]
 
     def _prepared(self, text: str) -> str:
         text = repair(text)
@@ -243,9 +254,9 @@ class PairEncoder:
 
     def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
         """Tokenize pairs, each distinct text once, and cut them to fit; same order."""
-        queries = self.texts.encode((self._instruction + query for query, _ in pairs), self.query_max_length)
-        passages = self.texts.encode((passage for _, passage in pairs), self._windows.reach(self._room))
-        return [self._join(queries[self._instruction + query], passages[passage]) for query, passage in pairs]
+        texts = ((self._instruction + query, passage) for query, passage in pairs)
+        tokenized = self.texts.encode_pairs(texts, self.query_max_length, self._windows.reach(self._room))
+        return [self._join(query, passage) for query, passage in tokenized]
 
     def _join(self, query: TokenizedText, passage: TokenizedText) -> EncodedPair:
         query_ids = query.ids[: self.query_max_length]

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flag_rerank_integrations.batching import computed_tokens
 from flag_rerank_integrations.devices import Device
@@ -32,17 +32,24 @@ class Meter:
 
     def __init__(self, device: Device, stats: RerankStats) -> None:
         self.device = device
-        self._stats = stats
+        self._begun = stats
+        self._layout: Layout = stats.layout  # type: ignore[assignment] # a plain string for its readers
+        # Replaced as a whole, so that readers in other threads never see half of a change. A `RerankStats`
+        # takes ten times as long to make, and there are several counts in a call.
+        self._figures: dict[str, Any] = {}
 
     @property
     def stats(self) -> RerankStats:
         """The work done so far; an immutable snapshot, safe to read from any thread."""
-        return self._stats
+        stats = replace(self._begun, **self._figures)
+        padding = 1 - stats.tokens / stats.computed_tokens if stats.computed_tokens else 0.0
+        speed = stats.tokens / stats.seconds if stats.seconds else 0.0
+        return replace(stats, padding_fraction=padding, tokens_per_second=speed)
 
     @property
     def budget(self) -> int:
         """The most tokens in one batch, now."""
-        return self._stats.max_batch_tokens
+        return int(self._figures.get("max_batch_tokens", self._begun.max_batch_tokens))
 
     def timed(self, run: Callable[[], _T]) -> _T:
         """Run something that counts as scoring."""
@@ -90,17 +97,11 @@ class Meter:
         )
 
     def count(self, **added: float) -> None:
-        """Add to the figures; the snapshot is replaced as a whole, so readers never see half of it."""
-        old = self._stats
-        new = replace(old, **{name: getattr(old, name) + value for name, value in added.items()})
-        padding = 1 - new.tokens / new.computed_tokens if new.computed_tokens else 0.0
-        speed = new.tokens / new.seconds if new.seconds else 0.0
-        self._stats = replace(new, padding_fraction=padding, tokens_per_second=speed)
-
-    @property
-    def _layout(self) -> Layout:
-        layout: Layout = self._stats.layout  # type: ignore[assignment] # a plain string for its readers
-        return layout
+        """Add to the figures."""
+        figures = dict(self._figures)
+        for name, value in added.items():
+            figures[name] = figures.get(name, 0) + value
+        self._figures = figures
 
     def _back_off(self, batch: Sequence[EncodedPair], error: RuntimeError | MemoryError) -> None:
         """Halve the token budget and remember it.
@@ -112,9 +113,9 @@ class Meter:
         if len(batch) == 1:
             msg = f"{self.device} is out of memory with a single pair of {used} tokens. Lower max_length."
             raise DeviceError(msg) from error
-        budget = max(1, min(used, self._stats.max_batch_tokens) // 2)
+        budget = max(1, min(used, self.budget) // 2)
         logger.warning("%s is out of memory with %d tokens: the budget is now %d.", self.device, used, budget)
-        self._stats = replace(self._stats, max_batch_tokens=budget)
+        self._figures = {**self._figures, "max_batch_tokens": budget}
         self.count(oom_backoffs=1)
 
 

@@ -38,7 +38,7 @@ def test_ids_and_types_equal_the_tokenizers_own(which: tuple[str, str], pairs: l
         )
         expected, types = own["input_ids"][0], own["token_type_ids"][0]
         encoder = ENCODERS[which]
-        query_fits = len(encoder.texts.encode([query], 64)[query].ids) <= encoder.query_max_length
+        query_fits = len(encoder.texts.encode({query: 64})[query].ids) <= encoder.query_max_length
         if len(expected) <= 64 and query_fits:
             assert pair.truncated_tokens == 0
             assert list(pair.ids) == expected
@@ -102,7 +102,17 @@ def test_each_distinct_text_is_tokenized_once() -> None:
         encoder.encode([("q1", "p1"), ("q1", "p2"), ("q2", "p1"), ("q1", "p1")])
     finally:
         encoder.texts.tokenizer = inner
-    assert counted == [2, 2]
+    assert counted == [4], "both queries and both passages, in one go"
+
+
+def test_a_text_that_is_query_and_passage_is_read_as_far_as_either_needs() -> None:
+    encoder = ENCODERS["bert", "plain"]
+    text = "panda " * 2_000
+    ((query, passage),) = encoder.texts.encode_pairs([(text, text)], query_limit=20, passage_limit=100)
+    assert query is passage
+    assert len(passage.ids) >= 100
+    ((query, passage),) = encoder.texts.encode_pairs([(text, text)], query_limit=100, passage_limit=20)
+    assert len(query.ids) >= 100
 
 
 def test_tokenizer_settings_are_never_changed_by_encoding() -> None:
@@ -126,7 +136,7 @@ def test_oversized_text_is_capped_before_it_is_tokenized() -> None:
 
     encoder.tokenizer = Measuring()  # type: ignore[assignment]
     huge = word * 500_000
-    found = encoder.encode([huge], limit=100)[huge]
+    found = encoder.encode({huge: 100})[huge]
     assert max(seen) < 10_000
     assert len(found.ids) >= 100
     estimate = len(found.ids) + found.unread_tokens
@@ -136,7 +146,7 @@ def test_oversized_text_is_capped_before_it_is_tokenized() -> None:
 def test_white_space_does_not_hide_the_text_behind_it() -> None:
     encoder = TextEncoder(bert_tokenizer().backend_tokenizer)
     text = " " * 5_000 + "panda bear " * 100
-    assert encoder.encode([text], limit=64)[text].ids[:64] == encoder.ids("panda bear " * 100)[:64]
+    assert encoder.encode({text: 64})[text].ids[:64] == encoder.ids("panda bear " * 100)[:64]
 
 
 @pytest.mark.parametrize("text", ["a\ud800b", "\udfff", "ok", "", "\x00", "😀", "\ud83d\ude00"])
@@ -157,8 +167,8 @@ def test_template_is_read_off_the_post_processor() -> None:
 def test_unknown_language_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     encoder = TextEncoder(bert_tokenizer().backend_tokenizer)
     with caplog.at_level(logging.WARNING, "flag_rerank_integrations"):
-        encoder.encode(["ῥῶ " * 20], limit=64)
-        encoder.encode(["ῥῶ " * 21], limit=64)
+        encoder.encode({"ῥῶ " * 20: 64})
+        encoder.encode({"ῥῶ " * 21: 64})
     assert len([record for record in caplog.records if "unknown" in record.message]) == 1
 
 

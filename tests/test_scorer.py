@@ -57,6 +57,7 @@ class _Products(TorchDispatchMode):
 def test_the_last_encoder_layer_computes_one_row_a_pair(tiny: Any, name: str) -> None:
     scorer = _scorer(tiny(name), max_batch_tokens=100_000)
     assert scorer._family.way == "own layers"
+    scorer._family._lanes = None  # a dispatch mode sees its own thread only
     with _Products() as products:
         scorer.score(PAIRS)
     stats = scorer.stats
@@ -73,6 +74,7 @@ def test_the_last_encoder_layer_computes_one_row_a_pair(tiny: Any, name: str) ->
 def test_the_last_decoder_layer_computes_one_row_a_pair(tiny: Any, name: str) -> None:
     scorer = _scorer(tiny(name), max_batch_tokens=100_000)
     assert scorer._family.way == "own layers"
+    scorer._family._lanes = None  # each would have rows of its own
     rows = _rows_of(scorer)
     scorer.score([(f"panda {i}", passage) for i, (_, passage) in enumerate(PAIRS)])  # no query is shared
     pairs, tokens = scorer.stats.scored_pairs, scorer.stats.tokens

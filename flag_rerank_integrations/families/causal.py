@@ -139,10 +139,9 @@ class CausalEncoder:
 
     def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
         """Tokenize pairs, each distinct text once, and cut them to fit; same order."""
-        queries = self.texts.encode((self._query(query) for query, _ in pairs), self._lengths.query)
-        reach = self._windows.reach(self._lengths.body)
-        passages = self.texts.encode((self._passage(passage) for _, passage in pairs), reach)
-        return [self._join(queries[self._query(query)], passages[self._passage(passage)]) for query, passage in pairs]
+        texts = ((self._query(query), self._passage(passage)) for query, passage in pairs)
+        tokenized = self.texts.encode_pairs(texts, self._lengths.query, self._windows.reach(self._lengths.body))
+        return [self._join(query, passage) for query, passage in tokenized]
 
     def _query(self, query: str) -> str:
         return f"A: {self._instruction}{query}"

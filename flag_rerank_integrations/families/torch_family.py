@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.errors import ModelLoadError
 from flag_rerank_integrations.families.base import Family, Floats
 from flag_rerank_integrations.families.int8_linear import int8_gain, quantize_linears
+from flag_rerank_integrations.families.lanes import Lanes
 from flag_rerank_integrations.families.last_token_layer import LastTokenLayer
 from flag_rerank_integrations.families.loading import Stopwatch, quiet_transformers
 from flag_rerank_integrations.packing import PackedLayout, packed, to_device
@@ -66,6 +68,7 @@ class TorchFamily(Family, ABC):
         self.way: Way = "padded"
         self._put_back: Callable[[], None] | None = None
         self._device = torch.device(str(device))
+        self._lanes = Lanes() if self._device.type == "cpu" and not _adapts_to_length(model.config) else None
         if getattr(model.config, "attn_logit_softcapping", None) is not None:
             model.set_attn_implementation("eager")  # transformers' `sdpa` leaves the cap out, and may be its default
         self._own_attention = model.config._attn_implementation  # noqa: SLF001 - the only place it is told
@@ -88,9 +91,21 @@ class TorchFamily(Family, ABC):
 
     def forward(self, batch: Sequence[EncodedPair]) -> Floats:
         """Run one batch; return its logits, shape (len(batch),), in the batch's order."""
+        lanes = self._lanes
+        if lanes is None or self.layout != "packed" or self._layout(batch).shares:
+            return self._forward(batch)
+        shares = lanes.shares([len(pair) for pair in batch])
+        if len(shares) == 1:
+            return self._forward(batch)
+        found = lanes.run([partial(self._forward, [batch[i] for i in share]) for share in shares])
+        scores = np.empty(len(batch), dtype=np.float32)
+        scores[np.concatenate(shares)] = np.concatenate(found)
+        return scores
+
+    def _forward(self, batch: Sequence[EncodedPair]) -> Floats:
+        """Run one batch in this thread."""
         with torch.inference_mode():
-            logits = self._run(batch, self.layout)
-            scores: Floats = logits.float().cpu().numpy()
+            scores: Floats = self._run(batch, self.layout).float().cpu().numpy()
         return scores
 
     def launch(self, batch: Sequence[EncodedPair]) -> Callable[[], Floats]:
@@ -148,6 +163,8 @@ class TorchFamily(Family, ABC):
     def close(self) -> None:
         """Free the model's memory; safe to call twice."""
         self.model = None
+        if self._lanes is not None:
+            self._lanes.close()
         if self._device.type != "cpu":
             getattr(torch, self._device.type).empty_cache()
 
@@ -274,3 +291,10 @@ class TorchFamily(Family, ABC):
 
     def _to_device(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
         return to_device(torch.from_numpy(array), self._device)
+
+
+def _adapts_to_length(config: Any) -> bool:  # noqa: ANN401 - transformers' configs share no typed base
+    """Tell whether a forward pass rewrites the model's rotary positions, so that threads cannot share it."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    by_layer_type = [value for value in parameters.values() if isinstance(value, dict)]
+    return any(kind.get("rope_type") in {"dynamic", "longrope"} for kind in (parameters, *by_layer_type))

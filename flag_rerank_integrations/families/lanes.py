@@ -1,0 +1,174 @@
+"""Threads that compute one batch together on a CPU, each on whole pairs of its own.
+
+Threads that share every product wait for each other at the end of each: a dozen times a layer,
+for the slowest of them. Pairs do not depend on each other, so threads that take a share of the
+pairs meet once a batch (docs/decisions/lanes.md has what that was measured to be worth).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from functools import cache
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Final, TypeVar
+
+import torch
+
+__all__ = ["Lanes", "divided"]
+
+_T = TypeVar("_T")
+_Task = tuple["Future[Any]", Callable[[], Any]]
+
+# More lanes mostly wait for the interpreter's lock, so above that each has several threads.
+_MOST_LANES: Final = 4
+# A batch that cannot be divided better than this is faster by products that all threads share.
+_WORST_BALANCE: Final = 1.15
+
+
+class Lanes:
+    """As many threads as compute best together; they begin when they are first needed.
+
+    Together they compute with as many of torch's own threads as whoever needed them first: a lane has one,
+    or, where there are many, several.
+    """
+
+    def __init__(self) -> None:
+        self._threads: _Threads | None = None
+        self._begun = False
+
+    def shares(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Divide pairs of these lengths among the lanes; one share says that they are better computed without."""
+        if len(lengths) > 1 and not self._begun:
+            self._threads, self._begun = _begin(), True
+        return divided(lengths, 1 if self._threads is None else self._threads.count)
+
+    def run(self, tasks: Sequence[Callable[[], _T]]) -> list[_T]:
+        """Run a task for each share side by side; return their results, or raise the first one's error."""
+        if self._threads is None:
+            return [task() for task in tasks]
+        return self._threads.run(tasks)
+
+    def close(self) -> None:
+        """End the threads; safe to call twice."""
+        if self._threads is not None:
+            self._threads.close()
+
+
+def divided(lengths: Sequence[int], count: int) -> list[list[int]]:
+    """Divide pairs into shares that take about equally long, longest first to whoever has least.
+
+    Args:
+        lengths: Tokens of each pair.
+        count: How many shares.
+
+    Returns:
+        Indices into `lengths`, each share in order; or one share with all where they cannot be divided well.
+    """
+    shares: list[list[int]] = [[] for _ in range(count)]
+    tokens = [0] * count
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        least = tokens.index(min(tokens))
+        shares[least].append(index)
+        tokens[least] += lengths[index]
+    if len(lengths) <= 1 or count == 1 or max(tokens) * count > _WORST_BALANCE * sum(tokens):
+        return [list(range(len(lengths)))]
+    return [sorted(share) for share in shares]
+
+
+class _Threads:
+    """Threads, each of which computes with so many of torch's own."""
+
+    def __init__(self, count: int, each: int) -> None:
+        self.count = count
+        self._queues: list[SimpleQueue[_Task | None]] = [SimpleQueue() for _ in range(count)]
+        threads = [
+            threading.Thread(target=_serve, args=(queue, each), name=f"flag-rerank lane {number}", daemon=True)
+            for number, queue in enumerate(self._queues)
+        ]
+        for thread in threads:
+            thread.start()
+        self._stop = weakref.finalize(self, _end, self._queues, threads)
+
+    def run(self, tasks: Sequence[Callable[[], _T]]) -> list[_T]:
+        futures: list[Future[_T]] = []
+        for queue, task in zip(self._queues, tasks, strict=False):
+            future: Future[_T] = Future()
+            queue.put((future, task))
+            futures.append(future)
+        wait(futures)  # also after an error: nobody may free what others compute with
+        return [future.result() for future in futures]
+
+    def close(self) -> None:
+        self._stop()
+
+
+def _begin() -> _Threads | None:
+    """Start lanes that together compute with as many threads as this one does; None where that cannot be."""
+    threads = torch.get_num_threads()
+    count = next((count for count in range(_MOST_LANES, 1, -1) if threads % count == 0), 1)
+    if count == 1 or _library() is None:
+        return None
+    lanes = _Threads(count, threads // count)
+    if lanes.run([torch.get_num_threads] * count) == [threads // count] * count:
+        return lanes
+    lanes.close()  # this build of torch does not take its number of threads from OpenMP
+    return None
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """Return torch's library, through which its OpenMP runtime can be reached.
+
+    `torch.set_num_threads` will not do: it also sets the number for every thread that begins to compute later.
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        library.omp_set_num_threads  # noqa: B018 - whether it is there
+    except (OSError, AttributeError):
+        return None
+    return library
+
+
+def _limit(threads: int) -> None:
+    """Let this thread compute with so many threads, and no other thread be changed."""
+    library = _library()
+    torch.get_num_threads()  # sets a new thread's number, which must not happen later
+    if library is not None:
+        library.omp_set_num_threads(ctypes.c_int(threads))
+        set_for_mkl = getattr(library, "MKL_Set_Num_Threads_Local", None)
+        if set_for_mkl is not None:
+            set_for_mkl(ctypes.c_int(threads))
+
+
+def _serve(queue: SimpleQueue[_Task | None], threads: int) -> None:
+    """Be a lane: run one task after the other."""
+    _limit(threads)
+    while True:
+        task = queue.get()
+        if task is None:
+            return
+        _do(*task)
+        del task  # or it would keep its batch until the next one comes
+
+
+def _do(future: Future[Any], run: Callable[[], Any]) -> None:
+    try:
+        future.set_result(run())
+    except BaseException as error:  # noqa: BLE001 - belongs to whoever asked
+        future.set_exception(error)
+
+
+def _end(queues: Sequence[SimpleQueue[_Task | None]], lanes: Sequence[threading.Thread]) -> None:
+    for queue in queues:
+        queue.put(None)
+    for lane in lanes:
+        if lane is not threading.current_thread():
+            lane.join()
