@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks import machine  # first of all: it sets the threads before torch is imported
 from benchmarks.models import MODELS, BenchModel, locate
-from benchmarks.workloads import DEFAULT_WORKLOADS, fingerprint, parse
+from benchmarks.workloads import DEFAULT_WORKLOADS, LONGEST_CAUSAL, MAX_LENGTH, fingerprint, parse
 
 if TYPE_CHECKING:
     from benchmarks.floor import Gemm
@@ -122,7 +122,7 @@ def _measure_workload(
     from benchmarks.systems import BASELINE
 
     tokenizer = tokenizer_of(model)
-    requests = parse(workload).requests(tokenizer)
+    requests = parse(workload).requests(tokenizer, LONGEST_CAUSAL if model.kind == "causal" else MAX_LENGTH)
     lengths = [len(pair_ids(tokenizer, model.kind, query, text)) for query, texts in requests for text in texts]
     limits = Limits(options.repeats, options.row_seconds)
     found = measure(loaded, requests, gemm, model.config["vocab_size"], limits)

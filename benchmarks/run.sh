@@ -11,7 +11,7 @@ VENV=${VENV:-.venv-peers}
 source scripts/environment.sh
 
 requirements=benchmarks/requirements-peers.txt
-prepare_environment sentence-transformers,onnx,quickstart
+prepare_environment sentence-transformers,onnx,quickstart,eval
 stamp="$VENV/.installed-peers"
 if ! cmp -s "$requirements" "$stamp"; then
     # Peer by peer: one that cannot be installed here is reported by the benchmark and keeps no other out.

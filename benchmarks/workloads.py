@@ -28,6 +28,8 @@ Request = tuple[str, list[str]]
 
 MAX_LENGTH: Final = 512
 DEFAULT_WORKLOADS: Final = ("1x5", "1x40", "1x100", "4x50", "20x100")
+LONGEST_CAUSAL: Final = 496
+"""Leaves room for what a causal model's layout puts between the texts: longer passages would be cut."""
 # Tokens of a pair, special tokens included: median 113, nine in ten at most 275, none above 512.
 _MEDIAN: Final = 113
 _NINETIETH: Final = 275
@@ -48,7 +50,7 @@ class Workload:
         """Write it as it is asked for, such as "4x50"."""
         return f"{self.queries}x{self.passages}"
 
-    def requests(self, tokenizer: Any) -> list[Request]:  # noqa: ANN401 - transformers' tokenizers share no typed base
+    def requests(self, tokenizer: Any, longest: int = MAX_LENGTH) -> list[Request]:  # noqa: ANN401 - transformers' tokenizers share no typed base
         """Make the texts.
 
         The lengths are the distribution's quantiles in a shuffled order, not draws: a workload
@@ -56,10 +58,11 @@ class Workload:
 
         Args:
             tokenizer: Of the model to be measured: lengths are counted in its tokens.
+            longest: Most tokens of a pair. See `LONGEST_CAUSAL`.
         """
         chance = random.Random(f"{self}")
         source = _Source(tokenizer, chance)
-        lengths = pair_lengths(self.queries * self.passages)
+        lengths = pair_lengths(self.queries * self.passages, longest)
         chance.shuffle(lengths)
         remaining = iter(lengths)
         requests = []
@@ -103,11 +106,11 @@ def parse(name: str) -> Workload:
     return Workload(int(queries), int(passages))
 
 
-def pair_lengths(count: int) -> list[int]:
+def pair_lengths(count: int, longest: int = MAX_LENGTH) -> list[int]:
     """Return the lengths of pairs in tokens: evenly spaced quantiles of the lognormal distribution."""
     normal = NormalDist(math.log(_MEDIAN), _SPREAD)
     lengths = (round(math.exp(normal.inv_cdf((i + 0.5) / count))) for i in range(count))
-    return [min(length, MAX_LENGTH) for length in lengths]
+    return [min(length, longest) for length in lengths]
 
 
 def fingerprint(requests: Sequence[Request]) -> str:

@@ -66,6 +66,7 @@ def test_lengths_follow_the_distribution_that_is_written_down() -> None:
     assert median(lengths) == pytest.approx(113, abs=1)
     assert sorted(lengths)[1800] == pytest.approx(275, abs=2)
     assert max(lengths) == workloads.MAX_LENGTH
+    assert max(workloads.pair_lengths(2000, workloads.LONGEST_CAUSAL)) == workloads.LONGEST_CAUSAL
 
 
 def test_texts_have_these_lengths_and_are_the_same_every_time() -> None:

@@ -40,7 +40,7 @@ def running() -> list[threading.Thread]:
 
 @given(st.lists(st.integers(1, 512), max_size=60), st.integers(1, 4))
 def test_every_pair_is_in_one_share_and_no_share_is_much_larger(lengths: list[int], count: int) -> None:
-    shares = divided(lengths, count)
+    shares = divided(lengths, count, lambda share: sum(lengths[i] for i in share))
     assert sorted(index for share in shares for index in share) == list(range(len(lengths)))
     if len(shares) > 1:
         tokens = [sum(lengths[index] for index in share) for share in shares]
@@ -50,16 +50,29 @@ def test_every_pair_is_in_one_share_and_no_share_is_much_larger(lengths: list[in
 
 
 def test_pairs_that_cannot_be_divided_evenly_stay_together() -> None:
-    assert divided([500, 20, 20], 2) == [[0, 1, 2]]
-    assert divided([100], 2) == [[0]]
-    assert divided([], 2) == [[]]
-    assert divided([50, 100, 50], 2) == [[1], [0, 2]]
+    def parts(*lengths: int) -> list[list[int]]:
+        return divided(lengths, 2, lambda share: sum(lengths[i] for i in share))
+
+    assert parts(500, 20, 20) == [[0, 1, 2]]
+    assert parts(100) == [[0]]
+    assert parts() == [[]]
+    assert parts(50, 100, 50) == [[1], [0, 2]]
+
+
+def test_pairs_stay_together_where_each_share_would_repeat_much() -> None:
+    lengths = [350] * 8
+
+    def behind_a_head(tokens: int) -> list[list[int]]:
+        return divided(lengths, 2, lambda share: tokens + sum(lengths[i] - tokens for i in share))
+
+    assert len(behind_a_head(20)) == 2
+    assert behind_a_head(300) == [list(range(8))]
 
 
 @TOGETHER
 def test_the_threads_of_torch_are_divided_and_no_other_thread_is_changed(lanes: Lanes) -> None:
     before = torch.get_num_threads()
-    count = len(lanes.shares([10] * 16))
+    count = len(lanes.shares([10] * 16, len))
     assert count > 1
     both = threading.Barrier(count)  # that they run side by side: one after the other would wait for ever
 
@@ -78,7 +91,7 @@ def test_the_threads_of_torch_are_divided_and_no_other_thread_is_changed(lanes: 
 
 @TOGETHER
 def test_an_error_comes_after_all_have_ended_and_lanes_go_on(lanes: Lanes) -> None:
-    count = len(lanes.shares([10] * 16))
+    count = len(lanes.shares([10] * 16, len))
     slow = threading.Event()
 
     def fail() -> None:
@@ -95,8 +108,8 @@ def test_an_error_comes_after_all_have_ended_and_lanes_go_on(lanes: Lanes) -> No
 def test_threads_end_with_their_owner() -> None:
     before = len(running())
     closed, forgotten = Lanes(), Lanes()
-    closed.shares([1, 1])
-    forgotten.shares([1, 1])
+    closed.shares([1, 1], len)
+    forgotten.shares([1, 1], len)
     assert len(running()) > before
     closed.close()
     closed.close()
@@ -126,7 +139,7 @@ def test_one_thread_of_torch_needs_no_lanes() -> None:
         "import threading, torch\n"
         "from flag_rerank_integrations.families.lanes import Lanes\n"
         "lanes = Lanes()\n"
-        "print(lanes.shares([5, 5, 5]), lanes.run([lambda: 1, lambda: 2]), threading.active_count())\n"
+        "print(lanes.shares([5, 5, 5], len), lanes.run([lambda: 1, lambda: 2]), threading.active_count())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -101,7 +101,12 @@ class EncoderFamily(TorchFamily):
             base.encoder = EncoderStack(own)
         except AttributeError:
             return None
-        return lambda: setattr(base, "encoder", own)
+        self._reuses_memory = True
+
+        def put_back() -> None:
+            base.encoder, self._reuses_memory = own, False
+
+        return put_back
 
     def _run_packed(self, batch: Sequence[EncodedPair]) -> torch.Tensor:
         inputs = {

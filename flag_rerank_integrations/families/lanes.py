@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 
 import torch
 
-__all__ = ["Lanes", "divided"]
+__all__ = ["Lanes", "adapts_to_length", "divided"]
 
 _T = TypeVar("_T")
 _Task = tuple["Future[Any]", Callable[[], Any]]
@@ -42,11 +42,11 @@ class Lanes:
         self._threads: _Threads | None = None
         self._begun = False
 
-    def shares(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Divide pairs of these lengths among the lanes; one share says that they are better computed without."""
+    def shares(self, lengths: Sequence[int], cost: Callable[[Sequence[int]], int]) -> list[list[int]]:
+        """Divide pairs among the lanes; one share says that they are better computed without. See `divided`."""
         if len(lengths) > 1 and not self._begun:
             self._threads, self._begun = _begin(), True
-        return divided(lengths, 1 if self._threads is None else self._threads.count)
+        return divided(lengths, 1 if self._threads is None else self._threads.count, cost)
 
     def run(self, tasks: Sequence[Callable[[], _T]]) -> list[_T]:
         """Run a task for each share side by side; return their results, or raise the first one's error."""
@@ -60,25 +60,35 @@ class Lanes:
             self._threads.close()
 
 
-def divided(lengths: Sequence[int], count: int) -> list[list[int]]:
+def divided(lengths: Sequence[int], count: int, cost: Callable[[Sequence[int]], int]) -> list[list[int]]:
     """Divide pairs into shares that take about equally long, longest first to whoever has least.
 
     Args:
         lengths: Tokens of each pair.
         count: How many shares.
+        cost: How many tokens are computed for a share, given as indices: fewer than its pairs have where they
+            share their beginning, which each lane would compute for itself.
 
     Returns:
         Indices into `lengths`, each share in order; or one share with all where they cannot be divided well.
     """
+    whole = list(range(len(lengths)))
     shares: list[list[int]] = [[] for _ in range(count)]
     tokens = [0] * count
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+    for index in sorted(whole, key=lambda i: -lengths[i]):
         least = tokens.index(min(tokens))
         shares[least].append(index)
         tokens[least] += lengths[index]
-    if len(lengths) <= 1 or count == 1 or max(tokens) * count > _WORST_BALANCE * sum(tokens):
-        return [list(range(len(lengths)))]
+    if count == 1 or not all(shares) or max(map(cost, shares)) * count > _WORST_BALANCE * cost(whole):
+        return [whole]
     return [sorted(share) for share in shares]
+
+
+def adapts_to_length(config: Any) -> bool:  # noqa: ANN401 - transformers' configs share no typed base
+    """Tell whether a forward pass rewrites the model's rotary positions, so that threads cannot share it."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    by_layer_type = [value for value in parameters.values() if isinstance(value, dict)]
+    return any(kind.get("rope_type") in {"dynamic", "longrope"} for kind in (parameters, *by_layer_type))
 
 
 class _Threads:

@@ -21,7 +21,7 @@ from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.errors import ModelLoadError
 from flag_rerank_integrations.families.base import Family, Floats
 from flag_rerank_integrations.families.int8_linear import int8_gain, quantize_linears
-from flag_rerank_integrations.families.lanes import Lanes
+from flag_rerank_integrations.families.lanes import Lanes, adapts_to_length
 from flag_rerank_integrations.families.last_token_layer import LastTokenLayer
 from flag_rerank_integrations.families.loading import Stopwatch, quiet_transformers
 from flag_rerank_integrations.packing import PackedLayout, packed, to_device
@@ -41,9 +41,11 @@ _LEAST_INT8_GAIN: Final = 1.2
 _TRIAL_TOKENS: Final = 4096
 _TRIAL_LENGTH: Final = 512
 # On a CPU products of more rows are faster, but nothing can be cancelled within a batch: so many
-# operations take it some seconds at most.
+# operations take it some seconds at most. Where every layer takes fresh memory, page faults eat up
+# what larger batches gain.
 _CPU_BATCH_OPERATIONS: Final = 10**12
 _CPU_BATCH_TOKENS: Final = (1024, 8192)
+_CPU_BATCH_TOKENS_IN_FRESH_MEMORY: Final = (1024, 2048)
 _CHECK_LENGTHS: Final = (24, 11, 11, 7)
 _LONGEST_WINDOW_TO_CHECK: Final = 512
 
@@ -59,6 +61,8 @@ class TorchFamily(Family, ABC):
     """
 
     name: str
+    _reuses_memory = False
+    """Whether all layers compute in one `Workspace`."""
 
     def __init__(self, model: Any, device: Device, max_length: int, stopwatch: Stopwatch) -> None:  # noqa: ANN401 - transformers' models share no typed base
         self.model = model
@@ -68,7 +72,7 @@ class TorchFamily(Family, ABC):
         self.way: Way = "padded"
         self._put_back: Callable[[], None] | None = None
         self._device = torch.device(str(device))
-        self._lanes = Lanes() if self._device.type == "cpu" and not _adapts_to_length(model.config) else None
+        self._lanes = Lanes() if self._device.type == "cpu" and not adapts_to_length(model.config) else None
         if getattr(model.config, "attn_logit_softcapping", None) is not None:
             model.set_attn_implementation("eager")  # transformers' `sdpa` leaves the cap out, and may be its default
         self._own_attention = model.config._attn_implementation  # noqa: SLF001 - the only place it is told
@@ -92,9 +96,10 @@ class TorchFamily(Family, ABC):
     def forward(self, batch: Sequence[EncodedPair]) -> Floats:
         """Run one batch; return its logits, shape (len(batch),), in the batch's order."""
         lanes = self._lanes
-        if lanes is None or self.layout != "packed" or self._layout(batch).shares:
+        if lanes is None or self.layout != "packed":
             return self._forward(batch)
-        shares = lanes.shares([len(pair) for pair in batch])
+        lengths = [len(pair) for pair in batch]
+        shares = lanes.shares(lengths, lambda share: self._layout([batch[i] for i in share]).tokens)
         if len(shares) == 1:
             return self._forward(batch)
         found = lanes.run([partial(self._forward, [batch[i] for i in share]) for share in shares])
@@ -131,7 +136,7 @@ class TorchFamily(Family, ABC):
         On CUDA as many as half of the free memory holds, by one trial run; on a CPU as many as take some seconds.
         """
         if self._device.type == "cpu":
-            least, most = _CPU_BATCH_TOKENS
+            least, most = _CPU_BATCH_TOKENS if self._reuses_memory else _CPU_BATCH_TOKENS_IN_FRESH_MEMORY
             return min(most, max(least, _CPU_BATCH_OPERATIONS // (2 * self._multiplied_weights())))
         if self._device.type != "cuda":
             return None
@@ -291,10 +296,3 @@ class TorchFamily(Family, ABC):
 
     def _to_device(self, array: np.ndarray[Any, Any]) -> torch.Tensor:
         return to_device(torch.from_numpy(array), self._device)
-
-
-def _adapts_to_length(config: Any) -> bool:  # noqa: ANN401 - transformers' configs share no typed base
-    """Tell whether a forward pass rewrites the model's rotary positions, so that threads cannot share it."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    by_layer_type = [value for value in parameters.values() if isinstance(value, dict)]
-    return any(kind.get("rope_type") in {"dynamic", "longrope"} for kind in (parameters, *by_layer_type))
