@@ -6,6 +6,8 @@ import base64
 import re
 import runpy
 import struct
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +108,21 @@ def test_its_plots_are_there(source: Path) -> None:
         assert 250 <= height <= 800
 
 
+@pytest.fixture(scope="module")
+def executed(request: pytest.FixtureRequest) -> Iterator[dict[Path, Future[Any]]]:
+    """The notebooks whose test is to run, two at a time: each waits much for kernels, workers and files."""
+    wanted = [
+        item.callspec.params["source"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.originalname == "test_it_runs"
+    ]
+    pool = ThreadPoolExecutor(2)
+    yield {source: pool.submit(lambda this: TOOL["execute"](TOOL["read"](this)), source) for source in wanted}
+    pool.shutdown(cancel_futures=True)
+
+
 @each
 @pytest.mark.timeout(300)  # each takes well under a minute where nothing else runs
-def test_it_runs(source: Path) -> None:
-    executed = TOOL["execute"](TOOL["read"](source))  # raises where a cell does
-    assert kinds(executed) == kinds(committed(source))
+def test_it_runs(source: Path, executed: dict[Path, Future[Any]]) -> None:
+    notebook = executed[source].result()  # raises where a cell does
+    assert kinds(notebook) == kinds(committed(source))
