@@ -253,18 +253,20 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
         handler: SerializerFunctionWrapHandler,
         info: SerializationInfo,  # noqa: ARG002 - the base class has it
     ) -> dict[str, Any]:
-        """Say what the base class says, and of a server nothing that only a model here has."""
+        """Say what the base class says, but of a server nothing that only a model here has.
+
+        A default `max_length` stays unsaid: read back as a number, it would no longer adapt to the model.
+        """
         check_storable(self._source)
-        return {**stored_fields(handler(self)), "class_name": self.class_name()}
+        fields: dict[str, Any] = handler(self)
+        if self.max_length is DEFAULT_MAX_LENGTH:
+            fields.pop("max_length", None)
+        return {**stored_fields(fields), "class_name": self.class_name()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], **kwargs: Any) -> Self:  # noqa: ANN401 - any field's value
         """Build a postprocessor from what `to_dict` returns; `kwargs` take precedence."""
-        fields = {**data, **kwargs}
-        # `to_dict` says the default too, yet it must go on giving way to a model that allows less.
-        if fields.get("max_length") == DEFAULT_MAX_LENGTH:
-            del fields["max_length"]
-        return super().from_dict(fields)
+        return super().from_dict({**data, **kwargs})
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy, with changes that are validated; it shares the model unless `deep` or an option changes."""
