@@ -7,10 +7,15 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from flag_rerank_integrations.errors import ConfigError
 from flag_rerank_integrations.ray_options import RayOptions, ray_form, ray_options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from flag_rerank_integrations.option_types import RerankOptions
 
 __all__ = ["DEFAULT_MAX_LENGTH", "DEFAULT_MODEL", "QUICKSTART", "RerankConfig"]
 
@@ -132,6 +137,10 @@ class RerankConfig:
     progress: bool = False
     timeout: float | None = None
     ray: RayOptions | None = None
+
+    if TYPE_CHECKING:  # more forms are taken than are kept
+
+        def __init__(self, model: str | os.PathLike[str] = ..., **options: Unpack[RerankOptions]) -> None: ...
 
     def __post_init__(self) -> None:
         """Bring loose forms into one form and refuse what cannot work."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+from llama_index.core.callbacks import CallbackManager
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
 from pydantic import (
@@ -25,11 +26,12 @@ from pydantic import (
     field_validator,
     model_serializer,
 )
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
 from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, DEFAULT_MODEL
 from flag_rerank_integrations.llama_index.events import dispatcher, reranking
 from flag_rerank_integrations.llama_index.nodes import checked_call, copy_node, write_hidden
+from flag_rerank_integrations.option_types import WrapperOptions
 from flag_rerank_integrations.ray_options import RayOptions
 from flag_rerank_integrations.reranker_source import Config, RerankerLike, RerankerSource
 from flag_rerank_integrations.results import RankedPassage
@@ -51,6 +53,17 @@ logger = logging.getLogger(__name__)
 
 _RETRIEVAL_SCORE: Final = "retrieval_score"
 _VERBS: Final = ("rank", "arank")
+
+
+class PostprocessorFields(WrapperOptions, total=False):
+    """What `FlagRerankPostprocessor` takes, as type checkers and editors read it."""
+
+    top_n: int | None
+    score_threshold: float | None
+    score_key: str | None
+    metadata_mode: MetadataMode
+    keep_retrieval_score: bool
+    callback_manager: CallbackManager
 
 
 class FlagRerankPostprocessor(BaseNodePostprocessor):
@@ -129,7 +142,11 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
 
     _source: RerankerSource = PrivateAttr()
 
-    if not TYPE_CHECKING:  # type checkers read the fields, which say more than **fields
+    if TYPE_CHECKING:  # more forms of an option are taken than its field keeps
+
+        def __init__(self, **fields: Unpack[PostprocessorFields]) -> None: ...
+
+    else:
 
         def __init__(self, /, **fields: Any) -> None:  # noqa: ANN401 - any field's value
             if fields.get("class_name") == self.class_name():  # `model_dump` writes it among the fields
