@@ -10,7 +10,7 @@ from flag_rerank_integrations import demo
 from flag_rerank_integrations.cli import output
 from flag_rerank_integrations.cli.options import Commands, add_model_options, as_typed, config_from
 from flag_rerank_integrations.config import QUICKSTART
-from flag_rerank_integrations.errors import InputError
+from flag_rerank_integrations.errors import InputError, MissingExtraError
 
 __all__ = ["add_command"]
 
@@ -50,7 +50,7 @@ def _run(arguments: argparse.Namespace) -> int:
     missing = demo.missing_distributions()
     if missing:
         msg = f"the demo needs {', '.join(missing)}: pip install 'flag-rerank-integrations[demo]'"
-        raise ModuleNotFoundError(msg)
+        raise MissingExtraError(msg)
     watched = output.is_terminal(sys.stderr)
     try:
         result = demo.run(

@@ -67,7 +67,7 @@ def evaluate(  # noqa: PLR0913 - the options of one command
     Raises:
         ConfigError: `top_k`, `limit_queries` or a measure is wrong.
         InputError: No query can be evaluated, or the run names a passage that the corpus lacks.
-        ModuleNotFoundError: `ir_measures`, or for BM25 `bm25s`, is not installed.
+        MissingExtraError: `ir_measures`, or for BM25 `bm25s`, is not installed.
         RerankError: Ranking failed.
     """
     names = default_measures(top_k) if measures is None else measures

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from flag_rerank_integrations.errors import InputError
+from flag_rerank_integrations.errors import InputError, MissingExtraError
 from flag_rerank_integrations.evaluation.judged_set import JudgedSet
 from flag_rerank_integrations.evaluation.runs import Run, ScoredPassage
 
@@ -26,7 +26,7 @@ class Bm25:
         passages: The texts, at least one of them with a word in it.
 
     Raises:
-        ModuleNotFoundError: `bm25s` is not installed.
+        MissingExtraError: `bm25s` is not installed.
     """
 
     def __init__(self, passages: Sequence[str]) -> None:
@@ -34,7 +34,7 @@ class Bm25:
             import bm25s
         except ModuleNotFoundError as error:
             msg = "a first stage by BM25 needs bm25s: pip install 'flag-rerank-integrations[eval]'"
-            raise ModuleNotFoundError(msg) from error
+            raise MissingExtraError(msg, name="bm25s") from error
 
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs every step, at level DEBUG
         self._count = len(passages)
@@ -66,7 +66,7 @@ def bm25_run(judged: JudgedSet, depth: int) -> Run:
 
     Raises:
         InputError: No passage has a word in it.
-        ModuleNotFoundError: `bm25s` is not installed.
+        MissingExtraError: `bm25s` is not installed.
     """
     if not any(re.search(_WORD, text) for text in judged.corpus.values()):
         msg = f"{judged.name} has no passage with a word in it: BM25 has nothing to search"
