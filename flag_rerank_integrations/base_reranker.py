@@ -18,7 +18,7 @@ from flag_rerank_integrations.errors import WorkerError
 from flag_rerank_integrations.inputs import checked_config, checked_pairs, checked_requests
 from flag_rerank_integrations.monitoring.calls import Call, Calls
 from flag_rerank_integrations.pairs import SCORE, Pair, ScoredPairs, Task
-from flag_rerank_integrations.progress import ProgressBar
+from flag_rerank_integrations.progress import ProgressBar, shared_bar
 from flag_rerank_integrations.ranking import rankings_of
 from flag_rerank_integrations.results import RankedPassage, RerankStats
 from flag_rerank_integrations.waiting import wait_async, wait_for
@@ -284,6 +284,9 @@ class BaseReranker(ABC, Generic[Options]):
 
     def _submit(self, pairs: Sequence[Pair], task: Task) -> Future[ScoredPairs]:
         executor = self._started()
+        shared = shared_bar()
+        if shared is not None:
+            return executor.submit(pairs, shared.update, task)
         if not self._config.progress:
             return executor.submit(pairs, task=task)
         bar = ProgressBar(task.places(len(pairs)))

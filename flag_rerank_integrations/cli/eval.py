@@ -103,9 +103,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if run is None and importlib.util.find_spec("bm25s") is None:
         raise InputError(_NO_FIRST_STAGE)
     judged = _judged(arguments, run)
-    watched = output.is_terminal(sys.stderr)
     # Not started here: what is wrong with the data is told before a model is loaded.
-    with closing(made_from(config.replace(progress=watched), start=False)) as reranker:
+    with closing(made_from(config, start=False)) as reranker:
         result = evaluation.evaluate(
             judged,
             reranker,
@@ -114,6 +113,7 @@ def _run(arguments: argparse.Namespace) -> int:
             measures=measures,
             limit_queries=arguments.limit_queries,
             seed=arguments.seed,
+            progress=output.is_terminal(sys.stderr),
         )
     if arguments.json:
         first_stage = "BM25 by bm25s" if run is None else Path(arguments.run).name
