@@ -6,7 +6,7 @@ import logging
 import os
 import subprocess
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, Final
@@ -41,11 +41,15 @@ class WorkerProcess:
         device: The device, as this process counts them.
         threads: How many threads the worker may compute with.
         on_exit: Called, from a thread of its own, when the process has ended.
+        name: What messages call it.
     """
 
-    def __init__(self, config: RerankConfig, device: Device, threads: int, on_exit: Callable[[], None]) -> None:
+    def __init__(
+        self, config: RerankConfig, device: Device, threads: int, on_exit: Callable[[], None], name: str
+    ) -> None:
         self._on_exit = on_exit
         self.device = device
+        self.name = name
         self.stats = RerankStats()
         self._config = config
         self._environment = child_environment(dict(os.environ), device, threads)
@@ -73,7 +77,7 @@ class WorkerProcess:
                 start_new_session=True,  # Ctrl-C in a terminal goes to the parent alone
             )
         except OSError as error:
-            msg = f"The system did not start a worker process for {self.device}: {error}."
+            msg = f"The system did not start a worker process for {self.name}: {error}."
             raise WorkerDied(msg) from error
         arguments = self._process, self._answers
         threading.Thread(target=self._read_answers, args=arguments, daemon=True).start()
@@ -86,7 +90,7 @@ class WorkerProcess:
         message = self._receive(None)
         if "fatal" in message:
             self.kill()
-            raise error_of(message["fatal"], f"The worker for {self.device} could not start")
+            raise error_of(message["fatal"], f"The worker for {self.name} could not start")
 
     def ask(self, message: dict[str, Any], timeout: float | None) -> dict[str, Any]:
         """Send a message and wait for its answer.
@@ -103,7 +107,7 @@ class WorkerProcess:
             self.interrupt("it answered something that was not asked")
             raise self._died()
         if "error" in answer:
-            raise error_of(answer["error"], f"Scoring on {self.device} failed")
+            raise error_of(answer["error"], f"Scoring on {self.name} failed")
         return answer
 
     def kill(self) -> None:
@@ -113,7 +117,7 @@ class WorkerProcess:
             return
         process.kill()
         if exit_code(process) is None:
-            logger.warning("The worker for %s cannot be ended: process %d is left.", self.device, process.pid)
+            logger.warning("The worker for %s cannot be ended: process %d is left.", self.name, process.pid)
         if process.stdin is not None:  # the other two streams are closed by the threads that read them
             _close_quietly(process.stdin)
 
@@ -172,7 +176,7 @@ class WorkerProcess:
         try:
             message = self._answers.get(timeout=timeout)
         except Empty:
-            msg = f"The worker for {self.device} gave no answer within timeout={timeout} seconds."
+            msg = f"The worker for {self.name} gave no answer within timeout={timeout} seconds."
             raise WorkerTimeout(msg) from None
         if message is None:
             raise self._died()
@@ -188,7 +192,7 @@ class WorkerProcess:
         why = f": {self._why_ended}" if self._why_ended else explained(code)
         words = " ".join(line.strip() for line in self._last_words if line.strip())
         said = f" Its last words: {words[-500:]}" if words else ""
-        return WorkerDied(f"The worker for {self.device} ended with exit code {code}{why}.{said}")
+        return WorkerDied(f"The worker for {self.name} ended with exit code {code}{why}.{said}")
 
     def _read_answers(self, process: subprocess.Popen[bytes], answers: SimpleQueue[dict[str, Any] | None]) -> None:
         """Pass frames on until the process is gone; what is no frame is as good as gone."""
@@ -197,11 +201,11 @@ class WorkerProcess:
             if skip_to_greeting(process.stdout):
                 while (message := read_frame(process.stdout)) is not None:
                     if "log" in message:
-                        relay(message, self.device)
+                        relay(message, self.name)
                     else:
                         answers.put(message)
         except Exception as error:  # noqa: BLE001 - whatever its bytes led to, it cannot be heard any more
-            logger.info("The worker for %s sent something that cannot be read: %s", self.device, error)
+            logger.info("The worker for %s sent something that cannot be read: %s", self.name, error)
             if self._process is process:
                 self._why_ended = "it sent something that cannot be read"
             process.kill()
@@ -219,7 +223,7 @@ class WorkerProcess:
             for line in process.stderr:
                 words.append(line.decode("utf-8", "replace"))
         except (OSError, ValueError):
-            logger.debug("The last words of the worker for %s cannot be read.", self.device)
+            logger.debug("The last words of the worker for %s cannot be read.", self.name)
         finally:
             _close_quietly(process.stderr)
 
@@ -235,7 +239,18 @@ def worker_processes(
         on_exit: See `WorkerProcess`.
     """
     threads = max(1, available_cores() // len(devices))
-    return [WorkerProcess(config, device, threads, on_exit) for device in devices]
+    names = names_of(devices)
+    return [WorkerProcess(config, device, threads, on_exit, name) for device, name in zip(devices, names, strict=True)]
+
+
+def names_of(devices: Sequence[Device]) -> list[str]:
+    """Return a name for the worker of each device: the device's, with a number where several workers share it."""
+    seen: Counter[Device] = Counter()
+    names = []
+    for device in devices:
+        seen[device] += 1
+        names.append(f"{device} #{seen[device]}" if devices.count(device) > 1 else str(device))
+    return names
 
 
 def child_environment(environment: dict[str, str], device: Device, threads: int) -> dict[str, str]:
