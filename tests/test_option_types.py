@@ -12,7 +12,7 @@ from flag_rerank_integrations import config
 from flag_rerank_integrations.langchain import FlagCrossEncoder, FlagRerankCompressor
 from flag_rerank_integrations.langchain.compressor import CompressorFields
 from flag_rerank_integrations.llama_index import FlagRerankPostprocessor
-from flag_rerank_integrations.llama_index.postprocessor import PostprocessorFields
+from flag_rerank_integrations.llama_index.options import PostprocessorFields
 from flag_rerank_integrations.option_types import RerankOptions, WrapperOptions
 
 HINTS = get_type_hints(RerankOptions, localns={"torch": torch})
