@@ -18,6 +18,7 @@ from flag_rerank_integrations.executors.endings import GRACE_SECONDS, exit_code,
 from flag_rerank_integrations.executors.frames import read_frame, skip_to_greeting, write_frame
 from flag_rerank_integrations.executors.starting import importable, module_command
 from flag_rerank_integrations.executors.worker import error_of, level_heard, relay, stats_of
+from flag_rerank_integrations.monitoring import cuda
 from flag_rerank_integrations.results import RerankStats
 
 __all__ = ["WorkerProcess", "worker_processes"]
@@ -52,7 +53,8 @@ class WorkerProcess:
         self.name = name
         self.stats = RerankStats()
         self._config = config
-        self._environment = child_environment(dict(os.environ), device, threads)
+        own_name = cuda.driver_name(device.index or 0) if device.kind == "cuda" else None
+        self._environment = child_environment(dict(os.environ), device, threads, own_name)
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
@@ -253,20 +255,23 @@ def names_of(devices: Sequence[Device]) -> list[str]:
     return names
 
 
-def child_environment(environment: dict[str, str], device: Device, threads: int) -> dict[str, str]:
+def child_environment(
+    environment: dict[str, str], device: Device, threads: int, own_name: str | None = None
+) -> dict[str, str]:
     """Return the environment of a worker: its device alone is visible, and its share of the cores.
 
     Args:
         environment: This process's variables; a mask of visible devices among them is mapped.
         device: The device, as this process counts them.
         threads: How many threads the worker may compute with.
+        own_name: The driver's name of the device, where it is known: numbers depend on the order of counting.
     """
     child = dict(environment)
     for kind, variable in _VISIBLE.items():
         if kind == device.kind:
             visible = [item.strip() for item in environment.get(variable, "").split(",") if item.strip()]
             index = device.index or 0
-            child[variable] = visible[index] if index < len(visible) else str(index)
+            child[variable] = own_name or (visible[index] if index < len(visible) else str(index))
         elif kind == "cuda":
             child[variable] = ""  # a worker for another kind never touches a CUDA device
     child["OMP_NUM_THREADS"] = child["MKL_NUM_THREADS"] = child["RAYON_NUM_THREADS"] = str(threads)
