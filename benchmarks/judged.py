@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from flag_rerank_integrations.errors import InputError
-from flag_rerank_integrations.evaluation import JudgedSet, paired_difference, read_run, values_by_query
+from flag_rerank_integrations.evaluation import JudgedSet, Run, paired_difference, read_run, values_by_query
 
-__all__ = ["JudgedRequest", "difference_interval", "ndcg", "read", "spearman"]
+__all__ = ["JudgedRequest", "difference_interval", "first_stage", "ndcg", "read", "spearman"]
 
 _MEASURE: Final = "nDCG@10"
 
@@ -42,11 +42,7 @@ def read(directory: Path, queries: int, depth: int) -> list[JudgedRequest]:
     Raises:
         InputError: A file is missing or wrong.
     """
-    runs = sorted(directory.glob("*.trec.gz"))
-    if not runs:
-        msg = f"{directory} has no TREC run, *.trec.gz"
-        raise InputError(msg)
-    run = read_run(runs[0])
+    run = first_stage(directory)
     judged_set = JudgedSet.from_folder(directory)
     grades = judged_set.qrels
     judged = (query for query in run if any(grade > 0 for grade in grades.get(query, {}).values()))
@@ -59,6 +55,19 @@ def read(directory: Path, queries: int, depth: int) -> list[JudgedRequest]:
         )
         for query in islice(judged, queries)
     ]
+
+
+def first_stage(directory: Path) -> Run:
+    """Read the run that lies in a set's folder.
+
+    Raises:
+        InputError: There is none, `*.trec.gz`, or it is wrong.
+    """
+    runs = sorted(directory.glob("*.trec.gz"))
+    if not runs:
+        msg = f"{directory} has no TREC run, *.trec.gz"
+        raise InputError(msg)
+    return read_run(runs[0])
 
 
 def ndcg(request: JudgedRequest, scores: Sequence[float]) -> float:

@@ -1,28 +1,31 @@
 """Does reading long passages in windows rank better than reading their heads, and what does it cost?
 
-    python benchmarks/long_passages.py --data COLLECTION --max-length 128
+    python -m benchmarks.long_passages --data COLLECTION --max-length 128
 
-Re-ranks the BM25 candidates of a judged collection (BEIR layout, `corpus.jsonl`, `queries.jsonl`, `qrels.tsv`, and a
-run `bm25.top100.trec.gz`) once with truncated passages and once for each way of reading windows, and compares nDCG@10
-question by question, with 95% intervals of the difference from a paired bootstrap. `--join-titles` makes one
-long document of all passages with the same title. Prints a table and writes `benchmarks/results/long_passages_*.json`.
+Re-ranks the BM25 candidates of a judged collection (BEIR layout, and a gzipped TREC run beside it) once with
+truncated passages and once for each way of reading windows, and compares nDCG@10 question by question, with 95%
+intervals of the difference from a paired bootstrap. `--join-titles` makes one long document of all passages with the
+same title. Prints a table and writes `benchmarks/results/long_passages_*.json`.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.judged import first_stage
 from flag_rerank_integrations import Reranker
 from flag_rerank_integrations.demo.judgements import JudgedQuery
 from flag_rerank_integrations.demo.quality import compare
+from flag_rerank_integrations.evaluation import JudgedSet
+from flag_rerank_integrations.evaluation.text_lines import numbered_lines
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -31,7 +34,7 @@ RESULTS = Path(__file__).parent / "results"
 class Collection:
     """Judged questions, each with its candidates in BM25's order."""
 
-    texts: dict[str, str]
+    texts: Mapping[str, str]
     queries: list[JudgedQuery]
     candidates: list[list[str]]
 
@@ -86,40 +89,33 @@ def parse() -> argparse.Namespace:
 
 def read(options: argparse.Namespace) -> Collection:
     """Read a collection; only questions with a relevant candidate can show a difference, and only those are kept."""
-    texts, names = passages(options)
+    judged, run = JudgedSet.from_folder(options.data), first_stage(options.data)
+    texts, names = judged.corpus, {name: name for name in judged.corpus}
+    if options.join_titles:
+        texts, names = articles(options.data / "corpus.jsonl")
     grades: dict[str, dict[str, int]] = defaultdict(dict)
-    for line in (options.data / "qrels.tsv").read_text().splitlines()[1:]:
-        query, passage, grade = line.split("\t")
-        grades[query][names[passage]] = max(int(grade), grades[query].get(names[passage], 0))
-    run: dict[str, list[str]] = defaultdict(list)
-    with gzip.open(options.data / "bm25.top100.trec.gz", "rt") as file:
-        for line in file:
-            query, _, passage, *_ = line.split()
-            run[query].append(names[passage])
+    for query, passages in judged.qrels.items():
+        for passage, grade in passages.items():
+            name = names.get(passage, passage)
+            grades[query][name] = max(grade, grades[query].get(name, 0))
     queries, candidates = [], []
-    lines = (options.data / "queries.jsonl").read_text().splitlines()
     # Spread over the file, for neighbours in it may be about the same passage.
-    for question in (json.loads(line) for line in lines[:: max(1, len(lines) // (2 * options.queries))]):
-        found = list(dict.fromkeys(run[question["_id"]]))[: options.depth]
-        if any(grades[question["_id"]].get(name, 0) > 0 for name in found):
-            queries.append(JudgedQuery(question["text"], grades[question["_id"]]))
+    for query in list(judged.queries)[:: max(1, len(judged.queries) // (2 * options.queries))]:
+        found = list(dict.fromkeys(names[hit.passage_id] for hit in run.get(query, ())))[: options.depth]
+        if any(grades[query].get(name, 0) > 0 for name in found):
+            queries.append(JudgedQuery(judged.queries[query], grades[query]))
             candidates.append(found)
     return Collection(texts, queries[: options.queries], candidates[: options.queries])
 
 
-def passages(options: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the texts by name, and each passage's name: its own, or its title's where they are joined."""
+def articles(corpus: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Return a text for each title, all its passages in the file's order, and each passage's title."""
     texts: dict[str, str] = {}
-    names: dict[str, str] = {}
-    for line in (options.data / "corpus.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        name = record["title"] if options.join_titles else record["_id"]
-        names[record["_id"]] = name
-        if options.join_titles:
-            texts[name] = f"{texts[name]}\n{record['text']}" if name in texts else record["text"]
-        else:
-            texts[name] = f"{record.get('title') or ''} {record['text']}".strip()
-    return texts, names
+    titles: dict[str, str] = {}
+    for record in (json.loads(line) for _, line in numbered_lines(corpus)):
+        title = titles[record["_id"]] = record["title"]
+        texts[title] = f"{texts[title]}\n{record['text']}" if title in texts else record["text"]
+    return texts, titles
 
 
 def measure(options: argparse.Namespace, collection: Collection) -> list[Arm]:

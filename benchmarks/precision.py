@@ -1,6 +1,6 @@
 """How far do half precision and quantized weights move the scores of a real model, and what do they save?
 
-    python benchmarks/precision.py --model MODEL_DIRECTORY --data COLLECTION --device cuda:0
+    python -m benchmarks.precision --model MODEL_DIRECTORY --data COLLECTION --device cuda:0
 
 Scores the BM25 candidates of some questions of a judged collection (BEIR layout) in float32 and in every other
 precision that runs on the device, and compares logits and rankings. `--quantize-on-cpu` runs torchao and bitsandbytes
@@ -11,18 +11,18 @@ Prints a table and writes `benchmarks/results/precision_*.json`.
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import logging
 import time
-from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.judged import first_stage
 from flag_rerank_integrations import Reranker
+from flag_rerank_integrations.evaluation import read_texts
 from flag_rerank_integrations.families import quantization
 
 RESULTS = Path(__file__).parent / "results"
@@ -86,17 +86,12 @@ def parse() -> argparse.Namespace:
 
 
 def read(folder: Path, count: int, depth: int) -> list[tuple[str, list[str]]]:
-    """Return questions with their first BM25 candidates."""
-    records = map(json.loads, (folder / "corpus.jsonl").read_text().splitlines())
-    texts = {record["_id"]: f"{record.get('title') or ''} {record['text']}".strip() for record in records}
-    found: dict[str, list[str]] = defaultdict(list)
-    with gzip.open(folder / "bm25.top100.trec.gz", "rt") as file:
-        for line in file:
-            query, _, passage, *_ = line.split()
-            found[query].append(texts[passage])
-    queries = [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
-    step = max(1, len(queries) // count)
-    return [(query["text"], found[query["_id"]][:depth]) for query in queries[::step][:count]]
+    """Return questions, spread over the file, with their first BM25 candidates."""
+    found, queries = first_stage(folder), read_texts(folder / "queries.jsonl")
+    chosen = list(queries)[:: max(1, len(queries) // count)][:count]
+    candidates = {query: [hit.passage_id for hit in found.get(query, ())[:depth]] for query in chosen}
+    texts = read_texts(folder / "corpus.jsonl", only={name for names in candidates.values() for name in names})
+    return [(queries[query], [texts[name] for name in names]) for query, names in candidates.items()]
 
 
 def run(

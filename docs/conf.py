@@ -49,7 +49,7 @@ _FOREIGN = (
 )
 nitpick_ignore_regex = [(r"py:.*", rf"({'|'.join(_FOREIGN)})\..*")]
 nitpick_ignore = [
-    ("py:class", "flag_rerank_integrations.base_reranker.Options"),  # a type variable
+    ("py:class", "flag_rerank_integrations.lifetime.Options"),  # a type variable
     ("py:class", "Options"),
     ("py:class", "BaseDocumentCompressor"),  # LangChain's, as written in annotations
     ("py:class", "RetrieverLike"),

@@ -7,10 +7,24 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 from flag_rerank_integrations.errors import ConfigError
+from flag_rerank_integrations.option_values import (
+    check_count,
+    check_names,
+    check_steps,
+    device_form,
+    frozen,
+    refuse,
+    thawed,
+)
 from flag_rerank_integrations.ray_options import RayOptions, ray_form, ray_options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from flag_rerank_integrations.option_types import RerankOptions
 
 __all__ = ["DEFAULT_MAX_LENGTH", "DEFAULT_MODEL", "QUICKSTART", "RerankConfig"]
 
@@ -31,7 +45,6 @@ class _DefaultLength(int):
 
 DEFAULT_MAX_LENGTH: Final[int] = _DefaultLength(1024)
 
-_STEP_SIZE: Final = 2
 _CHOICES: Final[dict[str, tuple[object, ...]]] = {
     "dtype": ("auto", "float32", "float16", "bfloat16"),
     "family": ("auto", "encoder", "causal", "onnx", "sentence-transformers", "layerwise", "lightweight"),
@@ -133,13 +146,17 @@ class RerankConfig:
     timeout: float | None = None
     ray: RayOptions | None = None
 
+    if TYPE_CHECKING:  # more forms are taken than are kept
+
+        def __init__(self, model: str | os.PathLike[str] = ..., **options: Unpack[RerankOptions]) -> None: ...
+
     def __post_init__(self) -> None:
         """Bring loose forms into one form and refuse what cannot work."""
         self._normalize_forms()
         self._check_types()
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
-                _refuse(name, getattr(self, name), f"one of {', '.join(map(repr, allowed))}")
+                refuse(name, getattr(self, name), f"one of {', '.join(map(repr, allowed))}")
         self._check_ranges()
         self._check_windows()
         ray_options(self.device, self.ray)
@@ -152,19 +169,19 @@ class RerankConfig:
                 object.__setattr__(self, name, os.fspath(value))
         dtype = str(self.dtype).removeprefix("torch.")
         object.__setattr__(self, "dtype", {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}.get(dtype, dtype))
-        object.__setattr__(self, "device", _device_form(self.device))
+        object.__setattr__(self, "device", device_form(self.device))
         object.__setattr__(self, "ray", ray_form(self.ray))
         for name in ("compress_layers", "progressive"):
             if isinstance(getattr(self, name), list | tuple):
-                object.__setattr__(self, name, _frozen(getattr(self, name)))
+                object.__setattr__(self, name, frozen(getattr(self, name)))
 
     def _check_types(self) -> None:
         for name in ("model", "dtype", "special_tokens", "long_passages", "window_aggregation", "family", "backend"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                _refuse(name, getattr(self, name), "a non-empty string")
+                refuse(name, getattr(self, name), "a non-empty string")
         for name in ("instruction", "passage_instruction", "prompt", "revision", "cache_dir"):
             if not isinstance(getattr(self, name), str | None):
-                _refuse(name, getattr(self, name), "a string or None")
+                refuse(name, getattr(self, name), "a string or None")
         for name in (
             "normalize",
             "matched_head",
@@ -174,39 +191,39 @@ class RerankConfig:
             "progress",
         ):
             if not isinstance(getattr(self, name), bool):
-                _refuse(name, getattr(self, name), "True or False")
+                refuse(name, getattr(self, name), "True or False")
 
     def _check_ranges(self) -> None:
-        _check_count("max_length", self.max_length, least=8)
+        check_count("max_length", self.max_length, least=8)
         if self.query_max_length is not None:
-            _check_count("query_max_length", self.query_max_length, least=1)
+            check_count("query_max_length", self.query_max_length, least=1)
             if self.query_max_length >= self.max_length:
-                _refuse("query_max_length", self.query_max_length, f"less than max_length={int(self.max_length)}")
+                refuse("query_max_length", self.query_max_length, f"less than max_length={int(self.max_length)}")
         if self.max_batch_tokens != "auto":
-            _check_count("max_batch_tokens", self.max_batch_tokens, least=1)
-        _check_count("score_cache", self.score_cache, least=0)
-        _check_count("compress_ratio", self.compress_ratio, least=1)
+            check_count("max_batch_tokens", self.max_batch_tokens, least=1)
+        check_count("score_cache", self.score_cache, least=0)
+        check_count("compress_ratio", self.compress_ratio, least=1)
         if self.cutoff_layer is not None:
-            _check_count("cutoff_layer", self.cutoff_layer, least=1)
+            check_count("cutoff_layer", self.cutoff_layer, least=1)
         if not isinstance(self.compress_layers, tuple):
-            _refuse("compress_layers", self.compress_layers, "a list of layers")
+            refuse("compress_layers", self.compress_layers, "a list of layers")
         for layer in self.compress_layers:
-            _check_count("compress_layers", layer, least=1)
+            check_count("compress_layers", layer, least=1)
         if self.progressive is not None:
-            _check_steps(self.progressive)
+            check_steps(self.progressive)
             self._check_progressive()
         seconds = self.timeout
         if seconds is not None and (
             isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf")
         ):
-            _refuse("timeout", seconds, "a positive number of seconds or None")
+            refuse("timeout", seconds, "a positive number of seconds or None")
 
     def _check_windows(self) -> None:
         """Check how windows lie, and that nothing is said of them where there are none."""
         overlap = self.window_overlap
         if isinstance(overlap, bool) or not isinstance(overlap, int | float) or not 0 <= overlap <= _MOST_OVERLAP:
-            _refuse("window_overlap", overlap, f"a share of a window, 0 to {_MOST_OVERLAP}")
-        _check_count("max_windows", self.max_windows, least=1)
+            refuse("window_overlap", overlap, f"a share of a window, 0 to {_MOST_OVERLAP}")
+        check_count("max_windows", self.max_windows, least=1)
         if self.long_passages == "windows":
             return
         for option in dataclasses.fields(self):
@@ -218,7 +235,7 @@ class RerankConfig:
         """Refuse what a ranking that prunes itself cannot do: a score there depends on the other passages."""
         for name, needed in (("long_passages", "truncate"), ("score_cache", 0)):
             if getattr(self, name) not in (needed, "error"):
-                _refuse(name, getattr(self, name), f"{needed!r} together with progressive")
+                refuse(name, getattr(self, name), f"{needed!r} together with progressive")
 
     def replace(self, **changes: Any) -> RerankConfig:  # noqa: ANN401 - any option's value
         """Return a copy with some options changed, validated anew.
@@ -226,7 +243,7 @@ class RerankConfig:
         Raises:
             ConfigError: There is no such option, or a value is wrong.
         """
-        _check_names(changes)
+        check_names(changes, RerankConfig)
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -236,7 +253,7 @@ class RerankConfig:
             del options["max_length"]
         if self.ray is not None:
             options["ray"] = self.ray.to_dict()
-        return {name: _thawed(value) for name, value in options.items()}
+        return {name: thawed(value) for name, value in options.items()}
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> RerankConfig:
@@ -251,7 +268,7 @@ class RerankConfig:
         if not isinstance(options, Mapping):
             msg = f"A config is an object of options, not {type(options).__name__}."
             raise ConfigError(msg)
-        _check_names(options)
+        check_names(options, cls)
         return cls(**options)
 
     def to_json(self) -> str:
@@ -274,60 +291,3 @@ class RerankConfig:
             msg = f"The config is not valid JSON: {error}"
             raise ConfigError(msg) from error
         return cls.from_dict(options)
-
-
-def _device_form(device: object) -> Any:  # noqa: ANN401 - what it cannot bring into form, `devices.resolve` refuses
-    """Give a device spec as a string or a tuple of strings: an index is a CUDA device, a comma makes a list."""
-    if isinstance(device, list | tuple) and not any(isinstance(item, list | tuple) for item in device):
-        return tuple(_device_form(item) for item in device)
-    if isinstance(device, bool | list | tuple) or device is None:
-        _refuse("device", device, "a device such as 'auto', 'cpu', 'cuda:1' or 1, or a list of them")
-    if isinstance(device, str) and "," in device:
-        return tuple(item.strip() for item in device.split(","))
-    return f"cuda:{device}" if isinstance(device, int) else str(device)
-
-
-def _frozen(value: object) -> object:
-    """Make lists inside lists into tuples."""
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
-
-
-def _thawed(value: object) -> object:
-    """Make tuples inside tuples into lists, as JSON has them."""
-    return list(map(_thawed, value)) if isinstance(value, tuple) else value
-
-
-def _check_names(options: Mapping[str, Any]) -> None:
-    known = [option.name for option in dataclasses.fields(RerankConfig)]
-    unknown = sorted(map(str, set(options) - set(known)))
-    if unknown:
-        msg = f"Unknown option {', '.join(map(repr, unknown))}; the options are {', '.join(known)}."
-        raise ConfigError(msg)
-
-
-def _check_count(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        _refuse(name, value, f"a whole number of at least {least}")
-
-
-def _check_steps(steps: object) -> None:
-    """Refuse steps of a progressive ranking that are no (layer, fraction), or that do not lead onwards."""
-    expected = "None or steps of a layer and a fraction between 0 and 1, such as ((8, 0.5), (20, 0.25))"
-    if not isinstance(steps, tuple) or not steps:
-        _refuse("progressive", steps, expected)
-    layer_before, fraction_before = 0, 1.0
-    for step in steps:
-        if not isinstance(step, tuple) or len(step) != _STEP_SIZE:
-            _refuse("progressive", steps, expected)
-        layer, fraction = step
-        _check_count("The layers of progressive", layer, least=1)
-        if isinstance(fraction, bool) or not isinstance(fraction, int | float) or not 0 < fraction < 1:
-            _refuse("progressive", steps, expected)
-        if layer <= layer_before or fraction >= fraction_before:
-            _refuse("progressive", steps, "steps with rising layers and falling fractions")
-        layer_before, fraction_before = layer, fraction
-
-
-def _refuse(name: str, value: object, expected: str) -> NoReturn:
-    msg = f"{name} must be {expected}, not {value!r}."
-    raise ConfigError(msg)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from flag_rerank_integrations.errors import ConfigError, DeviceError
-from flag_rerank_integrations.monitoring import nvml
+from flag_rerank_integrations.monitoring import cuda, nvml
 
 __all__ = ["Device", "DeviceInfo", "available_cores", "choose", "explain_auto", "host_memory", "inventory", "resolve"]
 
@@ -28,6 +28,7 @@ _ACCELERATORS: Final = ("cuda", "xpu", "npu", "mps")
 _SPEC: Final = re.compile(r"(?P<kind>[a-z]+)(?::(?P<index>\d+))?")
 _QUERY_SECONDS: Final = 10
 _MEBIBYTE: Final = 1 << 20
+_UNKNOWN: Final = ["", "", "", "", ""]
 _QUOTA_FILE: Final = "/sys/fs/cgroup/cpu.max"
 
 
@@ -187,7 +188,16 @@ def _accelerator(kind: str, index: int, memory: dict[int, tuple[str, int, int]])
 
 def _cuda_memory() -> dict[int, tuple[str, int, int]]:
     """Return name, free and total bytes by CUDA index, as the driver tells; {} where it does not."""
-    return visible_memory(_nvml_table() or _nvidia_smi_table(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    uuids = cuda.visible_uuids()
+    readings = ((index, nvml.reading(name)) for index, name in enumerate(uuids))
+    known = {index: (gpu.name, gpu.free, gpu.total) for index, gpu in readings if gpu is not None}
+    if known:
+        return {
+            i: (name, free, total) for i, (name, free, total) in known.items() if not (free is None or total is None)
+        }
+    # Without its word, CUDA is taken to count as the driver's own tool does.
+    mask = ",".join(f"GPU-{name}" for name in uuids) or os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible_memory(_nvml_table() or _nvidia_smi_table(), mask)
 
 
 def _nvml_table() -> str:
@@ -227,7 +237,11 @@ def visible_memory(table: str, mask: str | None) -> dict[int, tuple[str, int, in
     rows = [[cell.strip() for cell in line.split(",")] for line in table.splitlines() if line.count(",") == 4]  # noqa: PLR2004 - five columns
     if mask is not None:
         wanted = [item.strip() for item in mask.split(",")]
-        rows = [row for item in wanted for row in rows if row[0] == item or (item and row[1].startswith(item))]
+        # One that is not among the rows, such as a part of a GPU (MIG), keeps its place.
+        rows = [
+            next((row for row in rows if row[0] == item or (item and row[1].startswith(item))), _UNKNOWN)
+            for item in wanted
+        ]
     known = ((index, row) for index, row in enumerate(rows) if row[3].isdigit() and row[4].isdigit())
     return {index: (row[2], int(row[3]) * _MEBIBYTE, int(row[4]) * _MEBIBYTE) for index, row in known}
 

@@ -4,6 +4,7 @@ They form one tree::
 
     RerankError
     ├── ConfigError        an option has a wrong type, value or combination   (also a ValueError)
+    │   └── MissingExtraError  what is asked for needs an extra of this package (also a ModuleNotFoundError)
     ├── DeviceError        the device does not exist, or is out of memory     (also a RuntimeError)
     ├── InputError         a query or a passage cannot be scored              (also a ValueError)
     ├── ModelLoadError     the checkpoint is missing, broken or no reranker   (also an OSError)
@@ -21,6 +22,7 @@ __all__ = [
     "ConfigError",
     "DeviceError",
     "InputError",
+    "MissingExtraError",
     "ModelLoadError",
     "RerankError",
     "WorkerDied",
@@ -35,6 +37,13 @@ class RerankError(Exception):
 
 class ConfigError(RerankError, ValueError):
     """An option has a wrong type or value, or two options contradict each other."""
+
+
+class MissingExtraError(ModuleNotFoundError, ConfigError):
+    """An optional library is not installed; the message names the extra that brings it.
+
+    Where a checkpoint cannot be read without one, that is a `ModelLoadError` with the same advice.
+    """
 
 
 class DeviceError(RerankError, RuntimeError):

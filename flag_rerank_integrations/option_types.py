@@ -11,7 +11,9 @@ from flag_rerank_integrations.ray_options import RayOptions
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["RerankOptions"]
+    from flag_rerank_integrations.remote.config import RemoteConfig
+
+__all__ = ["RerankOptions", "WrapperOptions"]
 
 
 class RerankOptions(TypedDict, total=False):
@@ -51,3 +53,11 @@ class RerankOptions(TypedDict, total=False):
     progress: bool
     timeout: float | None
     ray: RayOptions | Mapping[str, Any] | None
+
+
+class WrapperOptions(RerankOptions, total=False):
+    """What every framework wrapper takes: the options of `Reranker`, or where else scores come from."""
+
+    model: str | os.PathLike[str]
+    reranker: Any
+    remote: RemoteConfig | Mapping[str, Any] | None

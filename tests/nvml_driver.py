@@ -1,18 +1,19 @@
 """What the driver's library is to nvidia-ml-py: C functions that fill structures and return codes.
 
-The binding is the real one; only what lies below it, libnvidia-ml.so, is made here.
+The binding is the real one; only what lies below it, libnvidia-ml.so, is made here, and libcuda.so beside it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
 import pynvml
 import pytest
 
-from flag_rerank_integrations.monitoring import nvml
+from flag_rerank_integrations.monitoring import cuda, nvml
 
 OK, NOT_SUPPORTED, NOT_FOUND, DRIVER_NOT_LOADED = 0, 3, 6, 9
 
@@ -79,8 +80,31 @@ class Driver:
         return self.gpus[ctypes.cast(handle, ctypes.c_void_p).value - 1]  # type: ignore[operator]
 
 
-def install(monkeypatch: pytest.MonkeyPatch, driver: Driver | None) -> None:
+class Cuda:
+    """CUDA's library: the same GPUs in an order of its own."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names, self.error = names, OK
+
+    def cuInit(self, _flags: int) -> int:  # noqa: N802
+        return self.error
+
+    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
+        count._obj.value = len(self.names)
+        return OK
+
+    def cuDeviceGet(self, device: Any, ordinal: int) -> int:  # noqa: N802
+        device._obj.value = ordinal
+        return OK
+
+    def cuDeviceGetUuid_v2(self, raw: Any, device: Any) -> int:  # noqa: N802
+        raw.raw = uuid.UUID(self.names[device.value].partition("-")[2]).bytes
+        return OK
+
+
+def install(monkeypatch: pytest.MonkeyPatch, driver: Driver | None, numbers: Cuda | None = None) -> None:
     """Put a driver below the binding for one test, or none; `forget` belongs behind it."""
+    monkeypatch.setattr(cuda, "_library", lambda: numbers)
     monkeypatch.setattr(pynvml, "nvmlLib", driver)
     monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
     nvml._started.cache_clear()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from flag_rerank_integrations import Reranker
-from flag_rerank_integrations.errors import ConfigError, ModelLoadError
+from flag_rerank_integrations.errors import ConfigError, MissingExtraError, ModelLoadError
 
 PAIRS = [("panda", "a bear of China"), ("how many people?", "Berlin has a population"), ("", "of art"), ("x", "")]
 PROMPT = "Yes or No?"
@@ -165,7 +165,7 @@ def refused(adapter: Path, match: str, kind: type[Exception] = ModelLoadError, *
 
 def test_without_peft_the_extra_is_named(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    refused(adapter, r"needs peft: pip install \"flag-rerank-integrations\[peft\]\"", ConfigError)
+    refused(adapter, r"needs peft: pip install \"flag-rerank-integrations\[peft\]\"", MissingExtraError)
 
 
 def test_a_base_that_is_not_there_is_named(adapter: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import ir_measures
 import pytest
 import torch
+from judged_data import CORPUS, QUERIES, RUN, write_folder
 from tiny_models import SIZES, Spec, TinyModels, bert_tokenizer, build
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from benchmarks import judged, workloads
+from benchmarks import judged, long_passages, precision, workloads
 from benchmarks.floor import work
 from benchmarks.models import locate
 from benchmarks.reference import pair_ids, tokenizer_of
@@ -136,3 +138,30 @@ def test_a_small_comparison_from_end_to_end(tmp_path: Path) -> None:
     assert ratio["times_faster"].keys() == rows.keys() - {"this package"} - (
         {"FlagEmbedding"} if rows["FlagEmbedding"]["failure"] else set()
     )
+
+
+def test_half_precision_is_measured_on_the_first_candidates(tmp_path: Path) -> None:
+    requests = precision.read(write_folder(tmp_path / "small"), 2, 2)
+    assert requests == [
+        (QUERIES["berlin"], [CORPUS["new-york"], CORPUS["museums"]]),
+        (QUERIES["unjudged"], [CORPUS["new-york"]]),
+    ]
+
+
+def test_windows_are_measured_on_questions_that_have_a_relevant_candidate(tmp_path: Path) -> None:
+    options = Namespace(data=write_folder(tmp_path / "small"), queries=2, depth=3, join_titles=False)
+    found = long_passages.read(options)
+    assert [query.text for query in found.queries] == [QUERIES["berlin"], QUERIES["panda"]]
+    assert found.candidates == [[hit.passage_id for hit in RUN[query]] for query in ("berlin", "panda")]
+    assert found.texts == CORPUS
+
+
+def test_passages_of_one_title_can_be_one_document(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "small")
+    corpus = [{"_id": name, "title": name[:1], "text": text} for name, text in CORPUS.items()]
+    lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in corpus)
+    (folder / "corpus.jsonl").write_text(lines, encoding="utf-8")
+    found = long_passages.read(Namespace(data=folder, queries=2, depth=3, join_titles=True))
+    assert found.texts["p"] == f"{CORPUS['population']}\n{CORPUS['panda']}"
+    assert found.candidates == [["n", "m", "p"], ["n", "b", "p"]]
+    assert found.queries[0].grades == {"p": 2, "m": 1}

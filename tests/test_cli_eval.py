@@ -59,7 +59,9 @@ def test_a_report_on_a_terminal_with_bm25_first(folder: Path) -> None:
     assert outcome.code == 0
     assert "small: 2 queries, the first 2 passages of each re-ranked" in outcome.out
     assert "\n  By nDCG@10, " in outcome.out
-    assert "pair/s" in outcome.out  # the bar
+    assert "evaluating small: 100%" in outcome.out
+    assert "pair/s" in outcome.out
+    assert "reranking" not in outcome.out  # one bar is enough
 
 
 def test_a_server_may_do_the_work(folder: Path, serve: Serve) -> None:

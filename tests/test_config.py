@@ -103,10 +103,10 @@ def test_it_is_immutable() -> None:
 def test_loose_forms_become_one_form(tmp_path: Path) -> None:
     import torch
 
-    config = RerankConfig(model=tmp_path, dtype=torch.bfloat16, device=torch.device("cuda", 1))  # type: ignore[arg-type]
+    config = RerankConfig(model=tmp_path, dtype=torch.bfloat16, device=torch.device("cuda", 1))
     assert (config.model, config.dtype, config.device) == (str(tmp_path), "bfloat16", "cuda:1")
-    assert RerankConfig(device=2).device == "cuda:2"  # type: ignore[arg-type]
-    assert RerankConfig(device=[0, "cuda:3"]).device == ("cuda:0", "cuda:3")  # type: ignore[arg-type, list-item]
+    assert RerankConfig(device=2).device == "cuda:2"
+    assert RerankConfig(device=[0, "cuda:3"]).device == ("cuda:0", "cuda:3")
     assert [RerankConfig(dtype=name).dtype for name in ("fp32", "fp16", "bf16")] == ["float32", "float16", "bfloat16"]
     assert RerankConfig(compress_layers=[8]).compress_layers == (8,)  # type: ignore[arg-type]
     assert RerankConfig(progressive=[[8, 0.5]]).progressive == ((8, 0.5),)  # type: ignore[arg-type]

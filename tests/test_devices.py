@@ -63,6 +63,7 @@ def test_memory_follows_the_visible_devices() -> None:
     assert [every[i][1] >> 20 for i in range(3)] == [1024, 90000, 70000]
     assert visible_memory(TABLE, "2,0") == {0: every[2], 1: every[0]}
     assert visible_memory(TABLE, "GPU-bbbb") == {0: every[1]}
+    assert visible_memory(TABLE, "MIG-dddd,1") == {1: every[1]}  # whose memory the table does not have
     assert visible_memory(TABLE, "") == {}
     assert visible_memory("0, GPU-x, Some GPU, [N/A], [N/A]\n", None) == {}
     assert visible_memory("Failed to initialize NVML\n", None) == {}
@@ -70,9 +71,10 @@ def test_memory_follows_the_visible_devices() -> None:
 
 def test_memory_is_asked_of_the_driver_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from flag_rerank_integrations.devices import _cuda_memory
-    from flag_rerank_integrations.monitoring import nvml
+    from flag_rerank_integrations.monitoring import cuda, nvml
 
     monkeypatch.setattr(nvml, "readings", list)  # no NVML here
+    monkeypatch.setattr(cuda, "_library", lambda: None)
     tool = tmp_path / "nvidia-smi"
     tool.write_text(f"#!/bin/sh\ncat <<'TABLE'\n{TABLE}TABLE\n")
     tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
@@ -170,5 +172,7 @@ def test_a_worker_sees_its_device_alone() -> None:
     )
     assert child_environment({}, Device("xpu", 1), 4)["ZE_AFFINITY_MASK"] == "1"
     assert child_environment({}, Device("npu", 3), 4)["ASCEND_RT_VISIBLE_DEVICES"] == "3"
+    named = child_environment(masked, Device("cuda", 2), 4, "GPU-of-its-own")
+    assert named["CUDA_VISIBLE_DEVICES"] == "GPU-of-its-own"
     cpu = child_environment(masked, Device("cpu"), 4)
     assert (cpu["CUDA_VISIBLE_DEVICES"], cpu["OMP_NUM_THREADS"], cpu["PATH"]) == ("", "4", "/bin")

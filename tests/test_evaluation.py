@@ -156,6 +156,28 @@ class TestRankings:
         assert [values.query_id for values in result.per_query] == ["berlin"]
 
 
+class TestProgress:
+    def test_it_is_one_bar_over_all_pairs(self, quickstart: Evaluation, capfd: pytest.CaptureFixture[str]) -> None:
+        with Reranker("quickstart", device="cpu", progress=True) as reranker:
+            result = evaluate(JUDGED, reranker, RUN, top_k=3, progress=True)
+            shown = capfd.readouterr()
+            assert "evaluating small: 100%" in shown.err
+            assert f"{result.pairs}/{result.pairs}" in shown.err
+            assert "reranking" not in shown.err
+            assert shown.out == ""
+            reranker.score([("what is a panda?", "a bear")])
+            assert "reranking: 100%" in capfd.readouterr().err  # its own bar is back
+        assert result.comparisons == quickstart.comparisons
+
+    def test_a_stranger_that_tells_nothing_fills_it_in_the_end(self, capfd: pytest.CaptureFixture[str]) -> None:
+        evaluate(JUDGED, Scores(GOOD), RUN, progress=True)
+        assert "6/6" in capfd.readouterr().err
+
+    def test_there_is_none_unless_asked_for(self, capfd: pytest.CaptureFixture[str]) -> None:
+        evaluate(JUDGED, Scores(GOOD), top_k=2)
+        assert capfd.readouterr().err == ""
+
+
 class TestFirstStage:
     def test_without_a_run_it_is_bm25(self) -> None:
         result = evaluate(JUDGED, Scores(GOOD), top_k=2)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -103,6 +104,27 @@ def test_padding_is_used_only_where_it_changes_no_score(exported: dict[str, Path
     with closing(open_family(copied)) as family:
         family.choose_layout("mean", may_pad=True)
         assert family.layout == "single"
+
+
+def test_only_what_the_graph_refuses_makes_pairs_run_one_by_one(
+    exported: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feeds = OnnxFamily._feeds
+
+    def refused(family: OnnxFamily, batch: Any) -> Any:
+        kind = np.int64 if len(batch) == 1 else np.int32  # which the graph does not take
+        return {name: array.astype(kind) for name, array in feeds(family, batch).items()}
+
+    def faulty(family: OnnxFamily, batch: Any) -> Any:
+        return feeds(family, batch if len(batch) == 1 else None)  # type: ignore[arg-type]
+
+    with closing(open_family(exported["bert"])) as family:
+        monkeypatch.setattr(OnnxFamily, "_feeds", refused)
+        family.choose_layout("bert", may_pad=True)
+        assert family.layout == "single"
+        monkeypatch.setattr(OnnxFamily, "_feeds", faulty)
+        with pytest.raises(TypeError):
+            family.choose_layout("bert", may_pad=True)
 
 
 def test_equal_pairs_and_long_passages_through_a_reranker(exported: dict[str, Path]) -> None:

@@ -208,5 +208,5 @@ sys.modules["langchain_core"] = None
 import flag_rerank_integrations.langchain
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "ModuleNotFoundError: LangChain is not installed" in done.stderr
+    assert "MissingExtraError: LangChain is not installed" in done.stderr
     assert "flag-rerank-integrations[langchain]" in done.stderr

@@ -51,14 +51,16 @@ def test_whoever_configures_logging_hears_of_truncation_once_a_call(light: str, 
     # What the scorer says comes from the worker, and is said once by each that a call went to.
     queries = [line for line in lines if "The query" in line]
     assert 1 <= len(queries) <= 2
-    assert all(("[cpu] " in line) == (device == "cpu:2") for line in queries)
+    named = [line for line in queries if "[cpu #1] " in line or "[cpu #2] " in line]
+    assert named == (queries if device == "cpu:2" else [])
     assert all(line.startswith("WARNING flag_rerank_integrations.truncation: ") for line in queries)
 
 
 def test_workers_say_what_the_parent_wants_to_hear(light: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "flag_rerank_integrations"), Reranker(light, device="cpu:2") as pool:
         pool.score([("panda", "bear")])
-    told = [record for record in caplog.records if record.getMessage().startswith("[cpu] ")]
+    told = [record for record in caplog.records if record.getMessage().startswith("[cpu #")]
+    assert {record.getMessage().partition("] ")[0] for record in told} == {"[cpu #1", "[cpu #2"}
     assert {record.levelno for record in told} & {logging.DEBUG, logging.INFO}
     assert all(record.name.startswith("flag_rerank_integrations.") for record in told)
     caplog.clear()

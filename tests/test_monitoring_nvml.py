@@ -120,6 +120,7 @@ def test_the_pool_asks_the_driver_at_every_look(light: str, driver: Driver) -> N
         ("GPU-cccc,GPU-aaaa1111", [3, 1]),
         ("MIG-dddd4444", []),
         ("", []),
+        ("9", []),
     ],
 )
 def test_masks_say_which_devices_count(

@@ -9,7 +9,11 @@ import pytest
 import torch
 
 from flag_rerank_integrations import config
-from flag_rerank_integrations.option_types import RerankOptions
+from flag_rerank_integrations.langchain import FlagCrossEncoder, FlagRerankCompressor
+from flag_rerank_integrations.langchain.compressor import CompressorFields
+from flag_rerank_integrations.llama_index import FlagRerankPostprocessor
+from flag_rerank_integrations.llama_index.options import PostprocessorFields
+from flag_rerank_integrations.option_types import RerankOptions, WrapperOptions
 
 HINTS = get_type_hints(RerankOptions, localns={"torch": torch})
 
@@ -28,3 +32,16 @@ def test_every_option_has_a_type() -> None:
 @pytest.mark.parametrize("name", sorted(set(config._CHOICES) - {"dtype"}))  # dtype also takes short forms
 def test_the_types_spell_out_the_choices(name: str) -> None:
     assert literals(HINTS[name]) == set(config._CHOICES[name])
+
+
+@pytest.mark.parametrize(
+    "fields, wrapper",
+    [
+        (CompressorFields, FlagRerankCompressor),
+        (WrapperOptions, FlagCrossEncoder),
+        (PostprocessorFields, FlagRerankPostprocessor),
+    ],
+)
+def test_every_field_of_a_wrapper_has_a_type(fields: Any, wrapper: Any) -> None:
+    assert set(wrapper.model_fields) == fields.__optional_keys__
+    assert not fields.__required_keys__

@@ -64,6 +64,7 @@ PUBLIC = {
         "ConfigError",
         "DeviceError",
         "InputError",
+        "MissingExtraError",
         "ModelLoadError",
         "RerankError",
         "WorkerDied",
@@ -177,6 +178,7 @@ BUILTINS = {
     "ConfigError": ValueError,
     "DeviceError": RuntimeError,
     "InputError": ValueError,
+    "MissingExtraError": ModuleNotFoundError,
     "ModelLoadError": OSError,
     "RerankError": Exception,
     "WorkerDied": errors.WorkerError,
@@ -200,4 +202,5 @@ def test_the_error_tree_is_drawn_in_full() -> None:
     for name in errors.__all__:
         assert name in errors.__doc__
     assert issubclass(errors.WorkerDied, errors.WorkerError)
+    assert issubclass(errors.MissingExtraError, errors.ConfigError)
     assert issubclass(errors.WorkerTimeout, errors.WorkerError)

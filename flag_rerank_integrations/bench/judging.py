@@ -41,7 +41,7 @@ class Judging:
     Raises:
         ConfigError: A number is wrong.
         InputError: No query can be evaluated, or the run names a passage that the corpus lacks.
-        ModuleNotFoundError: `ir_measures`, or for BM25 `bm25s`, is not installed.
+        MissingExtraError: `ir_measures`, or for BM25 `bm25s`, is not installed.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from flag_rerank_integrations.bench.measurement import Row
 from flag_rerank_integrations.bench.quality import Quality
 from flag_rerank_integrations.bench.run import BenchResult
 from flag_rerank_integrations.bench.wording import counted
-from flag_rerank_integrations.errors import ConfigError, InputError
+from flag_rerank_integrations.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,14 +55,14 @@ def check() -> None:
     """Make sure that a picture can be drawn.
 
     Raises:
-        ConfigError: The extra `bench` is not installed.
+        MissingExtraError: The extra `bench` is not installed.
     """
     if importlib.util.find_spec("matplotlib") is None:
         msg = (
             "The plot needs matplotlib, of the extra `bench`: pip install 'flag-rerank-integrations[bench]'. "
             "--no-plot does without."
         )
-        raise ConfigError(msg)
+        raise MissingExtraError(msg, name="matplotlib")
 
 
 def draw(result: BenchResult, path: Path) -> None:
@@ -73,7 +73,7 @@ def draw(result: BenchResult, path: Path) -> None:
         path: Where to write it.
 
     Raises:
-        ConfigError: The extra `bench` is not installed.
+        MissingExtraError: The extra `bench` is not installed.
         InputError: Nothing was measured, or the file cannot be written.
     """
     check()

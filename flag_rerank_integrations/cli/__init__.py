@@ -65,9 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         output.complain("interrupted")
         return _INTERRUPTED
-    except ModuleNotFoundError as error:
-        output.complain(str(error))
-        return _UNUSABLE
     except RerankError as error:
         output.complain(str(error))
         return _FAILED if isinstance(error, WorkerError) else _UNUSABLE

@@ -16,7 +16,14 @@ from flag_rerank_integrations.bench.judging import DEFAULT_JUDGED_QUERIES, DEFAU
 from flag_rerank_integrations.bench.recommendation import GOALS
 from flag_rerank_integrations.bench.workload import DEFAULT_PAIRS, DEFAULT_PASSAGES, Request
 from flag_rerank_integrations.cli import output
-from flag_rerank_integrations.cli.options import Commands, add_model_options, config_from, count_or_auto
+from flag_rerank_integrations.cli.options import (
+    Commands,
+    add_model_options,
+    add_number,
+    add_parser,
+    config_from,
+    count_or_auto,
+)
 from flag_rerank_integrations.cli.texts import read_requests
 from flag_rerank_integrations.config import QUICKSTART, RerankConfig
 from flag_rerank_integrations.errors import ConfigError, InputError
@@ -60,17 +67,16 @@ _T = TypeVar("_T")
 
 def add_command(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_parser(
+        commands,
+        common,
         "bench",
+        _run,
         usage="flag-rerank bench [options]",
-        parents=[common],
         help="measure this machine and recommend a configuration",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.set_defaults(command=_run)
     _add_texts(parser)
     grid = parser.add_argument_group("what to try (lists, with commas between the values)")
     for name, (_, kind, text) in _LISTS.items():
@@ -87,38 +93,20 @@ def _add_texts(parser: argparse.ArgumentParser) -> None:
         "--queries", metavar="FILE", help="queries, a line each, where --texts has passages alone; or those of --qrels"
     )
     group.add_argument("--encoding", default="utf-8", help="the files' encoding (default: %(default)s)")
-    group.add_argument(
-        "--passages",
-        type=int,
-        default=DEFAULT_PASSAGES,
-        metavar="N",
-        help="most passages of one request (default: %(default)s)",
-    )
-    group.add_argument(
-        "--pairs",
-        type=int,
-        default=DEFAULT_PAIRS,
-        metavar="N",
-        help="pairs to score in one pass (default: %(default)s)",
-    )
+    add_number(group, "--passages", DEFAULT_PASSAGES, "N", "most passages of one request")
+    add_number(group, "--pairs", DEFAULT_PAIRS, "N", "pairs to score in one pass")
 
 
 def _add_measuring(parser: argparse.ArgumentParser) -> None:
     limits, rule = Limits(), Rule()
     group = parser.add_argument_group("measuring and recommending")
-    group.add_argument(
-        "--repeats",
-        type=int,
-        default=limits.repeats,
-        metavar="N",
-        help="rounds over all settings (default: %(default)s)",
-    )
-    group.add_argument(
+    add_number(group, "--repeats", limits.repeats, "N", "rounds over all settings")
+    add_number(
+        group,
         "--seconds-per-point",
-        type=float,
-        default=limits.seconds_per_point,
-        metavar="S",
-        help="seconds to measure a setting for, over all rounds, loading not included (default: %(default)s)",
+        limits.seconds_per_point,
+        "S",
+        "seconds to measure a setting for, over all rounds, loading not included",
     )
     group.add_argument(
         "--goal",
@@ -126,12 +114,12 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
         default=rule.goal,
         help="many requests at once, or one by itself (default: %(default)s)",
     )
-    group.add_argument(
+    add_number(
+        group,
         "--max-truncated",
-        type=float,
-        default=rule.max_truncated,
-        metavar="SHARE",
-        help="largest share of passages that the recommended length may cut (default: %(default)s)",
+        rule.max_truncated,
+        "SHARE",
+        "largest share of passages that the recommended length may cut",
     )
     group.add_argument("--out", metavar="DIR", help="write results.json, bench.png and recommended.json there")
     group.add_argument("--no-plot", action="store_true", help="leave out bench.png, which needs the extra `bench`")
@@ -143,26 +131,16 @@ def _add_judged(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--qrels", metavar="PATH", help="BEIR folder or judgements: measure nDCG@10 at each length too")
     group.add_argument("--corpus", metavar="FILE", help="its passages, where they do not lie beside it")
     group.add_argument("--run", metavar="FILE", help="its first stage, a TREC run (default: BM25 over its passages)")
-    group.add_argument(
-        "--top-k",
-        type=int,
-        default=DEFAULT_TOP_K,
-        metavar="K",
-        help="candidates to re-rank for a query (default: %(default)s)",
+    add_number(group, "--top-k", DEFAULT_TOP_K, "K", "candidates to re-rank for a query")
+    add_number(
+        group, "--limit-queries", DEFAULT_JUDGED_QUERIES, "N", "most judged queries to take, spread over the set"
     )
-    group.add_argument(
-        "--limit-queries",
-        type=int,
-        default=DEFAULT_JUDGED_QUERIES,
-        metavar="N",
-        help="most judged queries to take, spread over the set (default: %(default)s)",
-    )
-    group.add_argument(
+    add_number(
+        group,
         "--min-ndcg-ratio",
-        type=float,
-        default=Rule().min_ndcg_ratio,
-        metavar="SHARE",
-        help="share of the best length's nDCG@10 that the recommended one must keep (default: %(default)s)",
+        Rule().min_ndcg_ratio,
+        "SHARE",
+        "share of the best length's nDCG@10 that the recommended one must keep",
     )
 
 

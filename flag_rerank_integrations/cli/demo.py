@@ -8,9 +8,16 @@ from typing import Final
 
 from flag_rerank_integrations import demo
 from flag_rerank_integrations.cli import output
-from flag_rerank_integrations.cli.options import Commands, add_model_options, as_typed, config_from
+from flag_rerank_integrations.cli.options import (
+    Commands,
+    add_model_options,
+    add_number,
+    add_parser,
+    as_typed,
+    config_from,
+)
 from flag_rerank_integrations.config import QUICKSTART
-from flag_rerank_integrations.errors import InputError
+from flag_rerank_integrations.errors import InputError, MissingExtraError
 
 __all__ = ["add_command"]
 
@@ -22,24 +29,17 @@ nDCG@10, MRR and their intervals, whether both frameworks agree, and the speed. 
 
 def add_command(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_parser(
+        commands,
+        common,
         "demo",
+        _run,
         usage="flag-rerank demo [options]",
-        parents=[common],
         help="retrieve, re-rank and measure on real text",
         description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.set_defaults(command=_run)
     parser.add_argument("-q", "--query", help="the question to show before and after (default: a judged one)")
-    parser.add_argument(
-        "--top-k",
-        type=int,
-        default=demo.DEFAULT_TOP_K,
-        metavar="K",
-        help="candidates a question (default: %(default)s)",
-    )
+    add_number(parser, "--top-k", demo.DEFAULT_TOP_K, "K", "candidates a question")
     parser.add_argument("--queries", type=int, metavar="N", help="how many judged questions to ask (default: all)")
     parser.add_argument("--json", action="store_true", help="write one JSON object instead of the report")
     add_model_options(parser, QUICKSTART)
@@ -50,7 +50,7 @@ def _run(arguments: argparse.Namespace) -> int:
     missing = demo.missing_distributions()
     if missing:
         msg = f"the demo needs {', '.join(missing)}: pip install 'flag-rerank-integrations[demo]'"
-        raise ModuleNotFoundError(msg)
+        raise MissingExtraError(msg)
     watched = output.is_terminal(sys.stderr)
     try:
         result = demo.run(

@@ -6,7 +6,7 @@ import argparse
 from typing import Final
 
 from flag_rerank_integrations.cli import output
-from flag_rerank_integrations.cli.options import Commands
+from flag_rerank_integrations.cli.options import Commands, add_parser
 
 __all__ = ["add_command"]
 
@@ -18,15 +18,14 @@ _GIBIBYTE: Final = 1 << 30
 
 def add_command(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_parser(
+        commands,
+        common,
         "devices",
-        parents=[common],
+        _run,
         help='list devices and what "auto" takes',
         description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.set_defaults(command=_run)
     parser.add_argument("--json", action="store_true", help="write one JSON object instead of a table")
 
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from flag_rerank_integrations import evaluation
 from flag_rerank_integrations.cli import output
-from flag_rerank_integrations.cli.options import Commands, add_model_options, config_from
+from flag_rerank_integrations.cli.options import Commands, add_model_options, add_number, add_parser, config_from
 from flag_rerank_integrations.cli.remote import add_remote_options, remote_config_from
 from flag_rerank_integrations.config import DEFAULT_MODEL
 from flag_rerank_integrations.errors import ConfigError, InputError
@@ -49,24 +49,23 @@ _NO_FIRST_STAGE: Final = (
 
 def add_command(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_parser(
+        commands,
+        common,
         "eval",
+        _run,
         usage="flag-rerank eval [options] [FOLDER]",
-        parents=[common],
         help="measure re-ranking on judged data",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.set_defaults(command=_run)
     _add_data_options(parser)
-    parser.add_argument(
+    add_number(
+        parser,
         "--top-k",
-        type=int,
-        default=evaluation.DEFAULT_TOP_K,
-        metavar="K",
-        help="passages of each query to re-rank; those behind them stay behind them (default: %(default)s)",
+        evaluation.DEFAULT_TOP_K,
+        "K",
+        "passages of each query to re-rank; those behind them stay behind them",
     )
     parser.add_argument(
         "--measures",
@@ -76,7 +75,7 @@ def add_command(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit-queries", type=int, metavar="N", help="take N of the judged queries, spread evenly (default: all)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the bootstrap (default: %(default)s)")
+    add_number(parser, "--seed", 0, "N", "of the bootstrap")
     parser.add_argument("--out-run", metavar="FILE", help="write the re-ranked run to FILE, in TREC's form")
     parser.add_argument("--per-query", metavar="FILE", help="write every query's measures to FILE, .csv or .json")
     parser.add_argument("--json", action="store_true", help="write one JSON object instead of the report")
@@ -103,9 +102,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if run is None and importlib.util.find_spec("bm25s") is None:
         raise InputError(_NO_FIRST_STAGE)
     judged = _judged(arguments, run)
-    watched = output.is_terminal(sys.stderr)
     # Not started here: what is wrong with the data is told before a model is loaded.
-    with closing(made_from(config.replace(progress=watched), start=False)) as reranker:
+    with closing(made_from(config, start=False)) as reranker:
         result = evaluation.evaluate(
             judged,
             reranker,
@@ -114,6 +112,7 @@ def _run(arguments: argparse.Namespace) -> int:
             measures=measures,
             limit_queries=arguments.limit_queries,
             seed=arguments.seed,
+            progress=output.is_terminal(sys.stderr),
         )
     if arguments.json:
         first_stage = "BM25 by bm25s" if run is None else Path(arguments.run).name

@@ -9,7 +9,16 @@ from typing import Any, Final, Protocol
 
 from flag_rerank_integrations.config import RerankConfig
 
-__all__ = ["MODEL_OPTIONS", "Commands", "add_model_options", "as_typed", "config_from", "count_or_auto"]
+__all__ = [
+    "MODEL_OPTIONS",
+    "Commands",
+    "add_model_options",
+    "add_number",
+    "add_parser",
+    "as_typed",
+    "config_from",
+    "count_or_auto",
+]
 
 
 class Commands(Protocol):
@@ -18,6 +27,42 @@ class Commands(Protocol):
     def add_parser(self, name: str, **options: Any) -> argparse.ArgumentParser:  # noqa: ANN401 - argparse's own
         """Add a command."""
         ...
+
+
+class Options(Protocol):
+    """A parser, or a group of its options."""
+
+    def add_argument(self, *names: str, **options: Any) -> argparse.Action:  # noqa: ANN401 - argparse's own
+        """Add an option."""
+        ...
+
+
+def add_parser(
+    commands: Commands,
+    common: argparse.ArgumentParser,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    **texts: str,
+) -> argparse.ArgumentParser:
+    """Add a command in the form that all commands have.
+
+    Args:
+        commands: Where to add it.
+        common: The options that every command has.
+        name: What it is called.
+        run: Runs it, and returns the exit code.
+        **texts: Those of its help: argparse's `help`, `description`, `usage` and `epilog`.
+    """
+    form = argparse.RawDescriptionHelpFormatter
+    parser = commands.add_parser(name, parents=[common], formatter_class=form, allow_abbrev=False, **texts)
+    parser.set_defaults(command=run)
+    return parser
+
+
+def add_number(options: Options, name: str, default: float, metavar: str, text: str) -> None:
+    """Add an option for a number of the kind that its default is, which its help names."""
+    help_text = f"{text} (default: %(default)s)"
+    options.add_argument(name, type=type(default), default=default, metavar=metavar, help=help_text)
 
 
 def steps(text: str) -> tuple[tuple[int, float], ...]:

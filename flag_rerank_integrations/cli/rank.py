@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from flag_rerank_integrations.cli import output, passages
-from flag_rerank_integrations.cli.options import Commands, add_model_options, as_typed, config_from
+from flag_rerank_integrations.cli.options import Commands, add_model_options, add_parser, as_typed, config_from
 from flag_rerank_integrations.cli.passages import Passage
 from flag_rerank_integrations.cli.remote import add_remote_options, remote_config_from
 from flag_rerank_integrations.config import DEFAULT_MODEL
@@ -43,17 +43,16 @@ _NUMBERS_WIDTH: Final = 16
 
 def add_command(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the command and its options."""
-    parser = commands.add_parser(
+    parser = add_parser(
+        commands,
+        common,
         "rank",
+        _run,
         usage="flag-rerank rank [-q QUERY] [options] [FILE]",
-        parents=[common],
         help="order passages by a query",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.set_defaults(command=_run)
     parser.add_argument(
         "file",
         nargs="?",

@@ -15,7 +15,7 @@ from flag_rerank_integrations.corpus.manifest import claim, content_of
 from flag_rerank_integrations.corpus.parts import Part, find_files, plan
 from flag_rerank_integrations.corpus.storage import place_of
 from flag_rerank_integrations.corpus.worker import Job, RankParts
-from flag_rerank_integrations.errors import ConfigError, WorkerDied
+from flag_rerank_integrations.errors import ConfigError, MissingExtraError, WorkerDied
 from flag_rerank_integrations.executors.ray_cluster import connect, gpus_of_a_worker
 from flag_rerank_integrations.executors.worker import error_of
 from flag_rerank_integrations.inputs import checked_requests
@@ -78,6 +78,7 @@ def rerank_corpus(  # noqa: PLR0913 - what describes a run, by keyword
 
     Raises:
         ConfigError: An option is wrong, or the output directory holds something else.
+        MissingExtraError: Ray, or a library that Ray Data needs, is not installed.
         InputError: An input cannot be found or read.
         ModelLoadError: The model cannot be loaded.
         WorkerError: Scoring failed; `WorkerDied` where a part has ended three workers, or Ray the run.
@@ -85,6 +86,7 @@ def rerank_corpus(  # noqa: PLR0913 - what describes a run, by keyword
     start = time.perf_counter()
     options = _checked(config, top_n, score_threshold, part_bytes)
     connect(options)
+    _check_installed()
     names = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     files = find_files([os.fspath(name) for name in names])
     parts = plan(files, part_bytes)
@@ -107,6 +109,16 @@ def rerank_corpus(  # noqa: PLR0913 - what describes a run, by keyword
     if bar is not None:
         bar.close()
     return CorpusSummary(len(parts), len(parts) - len(left), rows, failed, time.perf_counter() - start)
+
+
+def _check_installed() -> None:
+    """Refuse a Ray that was installed without its part for data."""
+    try:
+        import pyarrow.fs  # noqa: F401 - whether it is there is what matters
+        import ray.data  # noqa: F401 - likewise
+    except ImportError as error:
+        msg = f"Ranking a corpus needs Ray Data ({error}): pip install 'flag-rerank-integrations[ray]'"
+        raise MissingExtraError(msg, name=error.name) from error
 
 
 def _checked(config: RerankConfig, top_n: int | None, score_threshold: float | None, part_bytes: int) -> RayOptions:

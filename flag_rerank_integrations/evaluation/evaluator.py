@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Final, Protocol
 
 from flag_rerank_integrations.errors import ConfigError, InputError
@@ -13,6 +14,7 @@ from flag_rerank_integrations.evaluation.judged_set import JudgedSet
 from flag_rerank_integrations.evaluation.measures import check_measures, values_by_query
 from flag_rerank_integrations.evaluation.results import Evaluation, QueryValues, compare
 from flag_rerank_integrations.evaluation.runs import Run, ScoredPassage, ordered
+from flag_rerank_integrations.progress import one_bar
 from flag_rerank_integrations.results import RankedPassage
 
 __all__ = ["DEFAULT_TOP_K", "RanksMany", "default_measures", "evaluate"]
@@ -46,13 +48,13 @@ def evaluate(  # noqa: PLR0913 - the options of one command
     measures: Sequence[str] | None = None,
     limit_queries: int | None = None,
     seed: int = 0,
+    progress: bool = False,
 ) -> Evaluation:
     """Re-rank the best passages of a first stage, and compare both rankings by the judgements.
 
     The queries evaluated are those that have a text and a judgement. What lies beyond `top_k` follows
     as the first stage had it, so that both rankings hold the same passages. A query for which the first
-    stage found nothing counts as 0, as in trec_eval's complete mode (`-c`). For a progress bar make the
-    reranker with `progress=True`.
+    stage found nothing counts as 0, as in trec_eval's complete mode (`-c`).
 
     Args:
         judged: Queries, passages and judgements.
@@ -63,11 +65,12 @@ def evaluate(  # noqa: PLR0913 - the options of one command
             all that was re-ranked.
         limit_queries: How many queries to take, spread over the set; None is all.
         seed: Of the bootstrap; see `paired_difference`.
+        progress: Whether to show a progress bar over the pairs on standard error, and others over BM25's work.
 
     Raises:
         ConfigError: `top_k`, `limit_queries` or a measure is wrong.
         InputError: No query can be evaluated, or the run names a passage that the corpus lacks.
-        ModuleNotFoundError: `ir_measures`, or for BM25 `bm25s`, is not installed.
+        MissingExtraError: `ir_measures`, or for BM25 `bm25s`, is not installed.
         RerankError: Ranking failed.
     """
     names = default_measures(top_k) if measures is None else measures
@@ -77,15 +80,17 @@ def evaluate(  # noqa: PLR0913 - the options of one command
     if not asked:
         msg = f"No query of {judged.name} has both a text and a judgement: do the ids in queries and qrels match?"
         raise InputError(msg)
-    found = bm25_run(chosen, top_k) if run is None else run
+    found = bm25_run(chosen, top_k, progress=progress) if run is None else run
     first_stage = {query: ordered(found.get(query, ())) for query in asked}
     qrels = {query: chosen.qrels[query] for query in asked}
     old = values_by_query(names, qrels, _ids(first_stage))  # first of all, for it may fail
     requests = {query: _texts(chosen, query, hits[:top_k]) for query, hits in first_stage.items() if hits}
     _start(reranker)
-    start = time.perf_counter()
-    rankings = reranker.rank_many([(chosen.queries[query], texts) for query, texts in requests.items()])
-    seconds = time.perf_counter() - start
+    pairs = sum(map(len, requests.values()))
+    with one_bar(pairs, f"evaluating {judged.name}") if progress else nullcontext():
+        start = time.perf_counter()
+        rankings = reranker.rank_many([(chosen.queries[query], texts) for query, texts in requests.items()])
+        seconds = time.perf_counter() - start
     reranked = {**first_stage}
     for query, ranking in zip(requests, rankings, strict=True):
         reranked[query] = _in_order(first_stage[query], ranking)
@@ -97,7 +102,7 @@ def evaluate(  # noqa: PLR0913 - the options of one command
         per_query=_per_query(chosen, old, new),
         first_stage=first_stage,
         reranked=reranked,
-        pairs=sum(map(len, requests.values())),
+        pairs=pairs,
         truncated_pairs=_truncated(rankings),
         seconds=seconds,
         notes=tuple(_notes(judged, chosen, found, requests)),

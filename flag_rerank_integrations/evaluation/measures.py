@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from flag_rerank_integrations.errors import ConfigError
+from flag_rerank_integrations.errors import ConfigError, MissingExtraError
 
 __all__ = ["MISSING_EXTRA", "check_measures", "values_by_query"]
 
@@ -32,7 +32,7 @@ def check_measures(names: Sequence[str]) -> None:
 
     Raises:
         ConfigError: There is none, or one of them is unknown or cannot be computed here.
-        ModuleNotFoundError: `ir_measures` is not installed.
+        MissingExtraError: `ir_measures` is not installed.
     """
     if isinstance(names, str) or not names:
         msg = f"measures must be a list of at least one name, such as 'nDCG@10', not {names!r}."
@@ -60,7 +60,7 @@ def values_by_query(
 
     Raises:
         ConfigError: A measure is unknown or cannot be computed here.
-        ModuleNotFoundError: `ir_measures` is not installed.
+        MissingExtraError: `ir_measures` is not installed.
     """
     measures = {name: _measure(name) for name in names}
     import ir_measures
@@ -86,7 +86,7 @@ def _measure(name: str) -> Any:  # noqa: ANN401 - ir_measures ships no type info
     try:
         import ir_measures
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(MISSING_EXTRA) from error
+        raise MissingExtraError(MISSING_EXTRA, name="ir_measures") from error
     simple = _SIMPLE.fullmatch(name.strip())
     providers: Any = ir_measures.DefaultPipeline  # its methods are not annotated
     try:

@@ -44,7 +44,7 @@ class _Dispatcher(threading.Thread):
     """Owns one worker for as long as the executor lives."""
 
     def __init__(self, worker: Worker, pool: _Pool) -> None:
-        super().__init__(name=f"flag-rerank dispatcher {worker.device}", daemon=True)
+        super().__init__(name=f"flag-rerank dispatcher {worker.name}", daemon=True)
         self.worker = worker
         self.started: Future[None] = Future()
         self.up = False
@@ -111,7 +111,7 @@ class _Dispatcher(threading.Thread):
         except RerankError as error:
             self._blame(shards, error)
         except Exception as error:  # noqa: BLE001 - whatever it is, no caller may wait for ever
-            msg = f"The answer of the worker for {self.worker.device} cannot be used: {type(error).__name__}: {error}"
+            msg = f"The answer of the worker for {self.worker.name} cannot be used: {type(error).__name__}: {error}"
             self._recover(shards, WorkerDied(msg))
 
     def _ask(self, shards: list[Shard]) -> dict[str, Any]:
@@ -134,13 +134,13 @@ class _Dispatcher(threading.Thread):
             return
         if self._pool.closing.is_set():
             raise WorkerDied(str(closed_error()))
-        logger.warning("The worker for %s has ended. It is started anew.", self.worker.device)
+        logger.warning("The worker for %s has ended. It is started anew.", self.worker.name)
         self._end_worker()
         try:
             self.worker.start()
         except RerankError as error:
             self._failed_starts += 1
-            msg = f"The worker for {self.worker.device} does not start any more: {error}"
+            msg = f"The worker for {self.worker.name} does not start any more: {error}"
             raise WorkerDied(msg) from error
         self.up = True
         self._failed_starts = 0

@@ -9,7 +9,7 @@ import sys
 import threading
 from typing import Any, Final
 
-from flag_rerank_integrations.errors import ConfigError, DeviceError
+from flag_rerank_integrations.errors import DeviceError, MissingExtraError
 from flag_rerank_integrations.ray_options import RayOptions
 
 __all__ = ["connect", "gpus_of_a_worker", "no_room", "session"]
@@ -27,14 +27,14 @@ def connect(options: RayOptions) -> Any:  # noqa: ANN401 - the module `ray`, whi
     """Connect to the cluster unless this process is connected already, and return the module `ray`.
 
     Raises:
-        ConfigError: Ray is not installed.
+        MissingExtraError: Ray is not installed.
         DeviceError: There is no cluster at the address.
     """
     try:
         import ray
     except ImportError as error:
         msg = f"Running on Ray needs the extra `ray`: pip install 'flag-rerank-integrations[ray]' ({error})."
-        raise ConfigError(msg) from error
+        raise MissingExtraError(msg, name="ray") from error
     with _connecting:
         if ray.is_initialized():
             _check_address(ray, options.address)

@@ -108,6 +108,11 @@ class RayWorker:
             ray.kill(actor)
 
     @property
+    def name(self) -> str:
+        """What messages call it: its number and, while it runs, where that is."""
+        return self.device
+
+    @property
     def running(self) -> bool:
         """Whether there is an actor, and it lives."""
         return self._actor is not None and not self._ended.is_set() and self._connected()
@@ -123,7 +128,7 @@ class RayWorker:
 
     def _relay(self, answer: dict[str, Any]) -> None:
         for told in answer["logs"]:
-            relay(told, self.device)
+            relay(told, self.name)
 
     def _connected(self) -> bool:
         """Tell whether this process still has the connection that the actor belongs to: others may end it."""

@@ -20,7 +20,12 @@ class Worker(Protocol):
 
     @property
     def device(self) -> object:
-        """What `str` names in messages and figures."""
+        """What `str` names in figures; several workers may share one."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """What messages call it: no other worker of the pool is called so."""
         ...
 
     @property
@@ -80,9 +85,9 @@ def level_heard() -> int:
     return logging.getLogger("flag_rerank_integrations").getEffectiveLevel() or 1  # 0 would stand for "as the root"
 
 
-def relay(told: dict[str, Any], device: object) -> None:
-    """Log here what a worker has logged, under the same logger's name."""
-    logging.getLogger(told["logger"]).log(told["level"], "[%s] %s", device, told["log"])
+def relay(told: dict[str, Any], worker: str) -> None:
+    """Log here what a worker of this name has logged, under the same logger's name."""
+    logging.getLogger(told["logger"]).log(told["level"], "[%s] %s", worker, told["log"])
 
 
 def stats_of(figures: dict[str, Any]) -> RerankStats:

@@ -6,7 +6,7 @@ import logging
 import os
 import subprocess
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any, Final
@@ -18,6 +18,7 @@ from flag_rerank_integrations.executors.endings import GRACE_SECONDS, exit_code,
 from flag_rerank_integrations.executors.frames import read_frame, skip_to_greeting, write_frame
 from flag_rerank_integrations.executors.starting import importable, module_command
 from flag_rerank_integrations.executors.worker import error_of, level_heard, relay, stats_of
+from flag_rerank_integrations.monitoring import cuda
 from flag_rerank_integrations.results import RerankStats
 
 __all__ = ["WorkerProcess", "worker_processes"]
@@ -41,14 +42,19 @@ class WorkerProcess:
         device: The device, as this process counts them.
         threads: How many threads the worker may compute with.
         on_exit: Called, from a thread of its own, when the process has ended.
+        name: What messages call it.
     """
 
-    def __init__(self, config: RerankConfig, device: Device, threads: int, on_exit: Callable[[], None]) -> None:
+    def __init__(
+        self, config: RerankConfig, device: Device, threads: int, on_exit: Callable[[], None], name: str
+    ) -> None:
         self._on_exit = on_exit
         self.device = device
+        self.name = name
         self.stats = RerankStats()
         self._config = config
-        self._environment = child_environment(dict(os.environ), device, threads)
+        own_name = cuda.driver_name(device.index or 0) if device.kind == "cuda" else None
+        self._environment = child_environment(dict(os.environ), device, threads, own_name)
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
@@ -73,7 +79,7 @@ class WorkerProcess:
                 start_new_session=True,  # Ctrl-C in a terminal goes to the parent alone
             )
         except OSError as error:
-            msg = f"The system did not start a worker process for {self.device}: {error}."
+            msg = f"The system did not start a worker process for {self.name}: {error}."
             raise WorkerDied(msg) from error
         arguments = self._process, self._answers
         threading.Thread(target=self._read_answers, args=arguments, daemon=True).start()
@@ -86,7 +92,7 @@ class WorkerProcess:
         message = self._receive(None)
         if "fatal" in message:
             self.kill()
-            raise error_of(message["fatal"], f"The worker for {self.device} could not start")
+            raise error_of(message["fatal"], f"The worker for {self.name} could not start")
 
     def ask(self, message: dict[str, Any], timeout: float | None) -> dict[str, Any]:
         """Send a message and wait for its answer.
@@ -103,7 +109,7 @@ class WorkerProcess:
             self.interrupt("it answered something that was not asked")
             raise self._died()
         if "error" in answer:
-            raise error_of(answer["error"], f"Scoring on {self.device} failed")
+            raise error_of(answer["error"], f"Scoring on {self.name} failed")
         return answer
 
     def kill(self) -> None:
@@ -113,7 +119,7 @@ class WorkerProcess:
             return
         process.kill()
         if exit_code(process) is None:
-            logger.warning("The worker for %s cannot be ended: process %d is left.", self.device, process.pid)
+            logger.warning("The worker for %s cannot be ended: process %d is left.", self.name, process.pid)
         if process.stdin is not None:  # the other two streams are closed by the threads that read them
             _close_quietly(process.stdin)
 
@@ -172,7 +178,7 @@ class WorkerProcess:
         try:
             message = self._answers.get(timeout=timeout)
         except Empty:
-            msg = f"The worker for {self.device} gave no answer within timeout={timeout} seconds."
+            msg = f"The worker for {self.name} gave no answer within timeout={timeout} seconds."
             raise WorkerTimeout(msg) from None
         if message is None:
             raise self._died()
@@ -188,7 +194,7 @@ class WorkerProcess:
         why = f": {self._why_ended}" if self._why_ended else explained(code)
         words = " ".join(line.strip() for line in self._last_words if line.strip())
         said = f" Its last words: {words[-500:]}" if words else ""
-        return WorkerDied(f"The worker for {self.device} ended with exit code {code}{why}.{said}")
+        return WorkerDied(f"The worker for {self.name} ended with exit code {code}{why}.{said}")
 
     def _read_answers(self, process: subprocess.Popen[bytes], answers: SimpleQueue[dict[str, Any] | None]) -> None:
         """Pass frames on until the process is gone; what is no frame is as good as gone."""
@@ -197,11 +203,11 @@ class WorkerProcess:
             if skip_to_greeting(process.stdout):
                 while (message := read_frame(process.stdout)) is not None:
                     if "log" in message:
-                        relay(message, self.device)
+                        relay(message, self.name)
                     else:
                         answers.put(message)
         except Exception as error:  # noqa: BLE001 - whatever its bytes led to, it cannot be heard any more
-            logger.info("The worker for %s sent something that cannot be read: %s", self.device, error)
+            logger.info("The worker for %s sent something that cannot be read: %s", self.name, error)
             if self._process is process:
                 self._why_ended = "it sent something that cannot be read"
             process.kill()
@@ -219,7 +225,7 @@ class WorkerProcess:
             for line in process.stderr:
                 words.append(line.decode("utf-8", "replace"))
         except (OSError, ValueError):
-            logger.debug("The last words of the worker for %s cannot be read.", self.device)
+            logger.debug("The last words of the worker for %s cannot be read.", self.name)
         finally:
             _close_quietly(process.stderr)
 
@@ -235,23 +241,37 @@ def worker_processes(
         on_exit: See `WorkerProcess`.
     """
     threads = max(1, available_cores() // len(devices))
-    return [WorkerProcess(config, device, threads, on_exit) for device in devices]
+    names = names_of(devices)
+    return [WorkerProcess(config, device, threads, on_exit, name) for device, name in zip(devices, names, strict=True)]
 
 
-def child_environment(environment: dict[str, str], device: Device, threads: int) -> dict[str, str]:
+def names_of(devices: Sequence[Device]) -> list[str]:
+    """Return a name for the worker of each device: the device's, with a number where several workers share it."""
+    seen: Counter[Device] = Counter()
+    names = []
+    for device in devices:
+        seen[device] += 1
+        names.append(f"{device} #{seen[device]}" if devices.count(device) > 1 else str(device))
+    return names
+
+
+def child_environment(
+    environment: dict[str, str], device: Device, threads: int, own_name: str | None = None
+) -> dict[str, str]:
     """Return the environment of a worker: its device alone is visible, and its share of the cores.
 
     Args:
         environment: This process's variables; a mask of visible devices among them is mapped.
         device: The device, as this process counts them.
         threads: How many threads the worker may compute with.
+        own_name: The driver's name of the device, where it is known: numbers depend on the order of counting.
     """
     child = dict(environment)
     for kind, variable in _VISIBLE.items():
         if kind == device.kind:
             visible = [item.strip() for item in environment.get(variable, "").split(",") if item.strip()]
             index = device.index or 0
-            child[variable] = visible[index] if index < len(visible) else str(index)
+            child[variable] = own_name or (visible[index] if index < len(visible) else str(index))
         elif kind == "cuda":
             child[variable] = ""  # a worker for another kind never touches a CUDA device
     child["OMP_NUM_THREADS"] = child["MKL_NUM_THREADS"] = child["RAYON_NUM_THREADS"] = str(threads)

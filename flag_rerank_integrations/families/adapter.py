@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from flag_rerank_integrations.config import RerankConfig
-from flag_rerank_integrations.errors import ConfigError, ModelLoadError
+from flag_rerank_integrations.errors import MissingExtraError, ModelLoadError
 from flag_rerank_integrations.families.weight_files import check_weight_files, some, stored_shapes
 
 __all__ = ["Adapter"]
@@ -57,7 +57,7 @@ class Adapter:
         """Return how the base model is to be made, so that the adapter's own head fits.
 
         Raises:
-            ConfigError: The library is not installed.
+            MissingExtraError: The library is not installed.
             ModelLoadError: The adapter's weights are missing, broken, or a pickle.
         """
         _require_peft(config)
@@ -132,4 +132,4 @@ def _require_peft(config: RerankConfig) -> None:
         import peft  # noqa: F401
     except ImportError as error:
         msg = f'{config.model!r} is an adapter and needs peft: pip install "flag-rerank-integrations[peft]" ({error}).'
-        raise ConfigError(msg) from error
+        raise MissingExtraError(msg, name="peft") from error

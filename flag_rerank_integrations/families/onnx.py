@@ -30,6 +30,7 @@ from flag_rerank_integrations.families.onnx_graph import (
     cpu_count,
     find_weights,
     is_dynamically_quantized,
+    is_runtimes_own,
     open_session,
     said,
 )
@@ -142,9 +143,9 @@ class OnnxFamily(Family):
         samples = self.encode(_SAMPLES)
         try:
             expected = np.concatenate([self._run([sample]) for sample in samples])
+        except ModelLoadError:
+            raise
         except Exception as error:
-            if isinstance(error, ModelLoadError):
-                raise
             msg = f"The ONNX graph of {model!r} does not run on a pair ({said(error)})."
             raise ModelLoadError(msg) from error
         if not may_pad:
@@ -158,7 +159,10 @@ class OnnxFamily(Family):
     def _padding_error(self, samples: Sequence[EncodedPair], expected: Floats) -> float:
         try:
             padded = self._run(samples)
-        except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no base; a graph of fixed batch size is fine
+        except Exception as error:
+            # A graph of fixed batch size is fine, and so is one too large for a batch; a fault of ours is neither.
+            if not (isinstance(error, ModelLoadError | RuntimeError) or is_runtimes_own(error)):
+                raise
             logger.info("The graph takes one pair at a time (%s).", said(error))
             return float("inf")
         return float(np.abs(padded - expected).max())

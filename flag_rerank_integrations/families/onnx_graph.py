@@ -12,7 +12,7 @@ from typing import Any, Final
 from flag_rerank_integrations.devices import Device, available_cores
 from flag_rerank_integrations.errors import DeviceError, ModelLoadError
 
-__all__ = ["cpu_count", "find_weights", "is_dynamically_quantized", "open_session", "said"]
+__all__ = ["cpu_count", "find_weights", "is_dynamically_quantized", "is_runtimes_own", "open_session", "said"]
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +87,11 @@ def cpu_count() -> int:
     share = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     cores = available_cores()
     return min(cores, int(share)) if share.isdecimal() and int(share) > 0 else cores
+
+
+def is_runtimes_own(error: BaseException) -> bool:
+    """Tell whether onnxruntime raised an error: they share no base, only the module they come from."""
+    return type(error).__module__.startswith("onnxruntime.")
 
 
 def said(error: BaseException) -> str:

@@ -14,7 +14,7 @@ import transformers
 
 from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device
-from flag_rerank_integrations.errors import ConfigError
+from flag_rerank_integrations.errors import ConfigError, MissingExtraError
 
 __all__ = ["quantized_loading", "quantizes_after_load"]
 
@@ -36,7 +36,7 @@ def quantized_loading(config: RerankConfig, device: Device, dtype: Any) -> dict[
         dtype: The data type to compute in.
 
     Raises:
-        ConfigError: Not on this device, or a library is missing.
+        ConfigError: Not on this device; `MissingExtraError` where a library is missing.
     """
     bits = config.quantization
     if bits is None or quantizes_after_load(config, device):
@@ -48,7 +48,7 @@ def quantized_loading(config: RerankConfig, device: Device, dtype: Any) -> dict[
             f"quantization={bits!r} on {device} needs {' and '.join(missing)}. "
             f'Install it with: pip install "flag-rerank-integrations[quantization]"'
         )
-        raise ConfigError(msg)
+        raise MissingExtraError(msg, name=missing[0])
     return {"quantization_config": _MADE_BY[bits](dtype), "device_map": {"": str(device)}}
 
 

@@ -18,8 +18,10 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "langchain_core":
         raise
+    from flag_rerank_integrations.errors import MissingExtraError
+
     _msg = "LangChain is not installed: pip install 'flag-rerank-integrations[langchain]'"
-    raise ModuleNotFoundError(_msg, name=error.name) from error
+    raise MissingExtraError(_msg, name=error.name) from error
 
 from flag_rerank_integrations.langchain.compressor import FlagRerankCompressor, RerankInput
 from flag_rerank_integrations.langchain.cross_encoder import FlagCrossEncoder

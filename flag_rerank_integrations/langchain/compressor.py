@@ -5,17 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from langchain_core.callbacks import Callbacks
 from langchain_core.documents import BaseDocumentCompressor, Document
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 from pydantic import field_validator
-from typing_extensions import TypedDict
+from typing_extensions import TypedDict, Unpack
 
 from flag_rerank_integrations.errors import ConfigError, InputError
 from flag_rerank_integrations.langchain.options import RerankerOptions, check_limit
 from flag_rerank_integrations.langchain.tracing import RerankRun
+from flag_rerank_integrations.option_types import WrapperOptions
 from flag_rerank_integrations.results import RankedPassage
 from flag_rerank_integrations.wrapping import check_reranker, copied_metadata
 
@@ -27,6 +28,15 @@ class RerankInput(TypedDict):
 
     query: str
     documents: Sequence[Document]
+
+
+class CompressorFields(WrapperOptions, total=False):
+    """What `FlagRerankCompressor` takes, as type checkers and editors read it."""
+
+    top_n: int | None
+    score_threshold: float | None
+    score_key: str
+    truncation_key: str | None
 
 
 class FlagRerankCompressor(RerankerOptions, BaseDocumentCompressor):
@@ -51,6 +61,10 @@ class FlagRerankCompressor(RerankerOptions, BaseDocumentCompressor):
     score_threshold: float | None = None
     score_key: str = "relevance_score"
     truncation_key: str | None = None
+
+    if TYPE_CHECKING:  # more forms of an option are taken than its field keeps
+
+        def __init__(self, **fields: Unpack[CompressorFields]) -> None: ...
 
     @field_validator("top_n", mode="before")
     @classmethod

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from langchain_core.cross_encoders import BaseCrossEncoder
+from typing_extensions import Unpack
 
 from flag_rerank_integrations.langchain.options import RerankerOptions
+from flag_rerank_integrations.option_types import WrapperOptions
 
 __all__ = ["FlagCrossEncoder"]
 
@@ -23,6 +25,10 @@ class FlagCrossEncoder(RerankerOptions, BaseCrossEncoder):
     """
 
     _verbs: ClassVar[tuple[str, ...]] = ("score", "ascore")
+
+    if TYPE_CHECKING:  # more forms of an option are taken than its field keeps
+
+        def __init__(self, **options: Unpack[WrapperOptions]) -> None: ...
 
     def score(self, text_pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Score pairs of texts.

@@ -98,7 +98,7 @@ class RerankerOptions(BaseModel):
     _verbs: ClassVar[tuple[str, ...]] = ("rank", "arank")  # what a shared reranker must have
     _source: RerankerSource = PrivateAttr()
 
-    if not TYPE_CHECKING:  # type checkers read the fields, which say more than **data
+    if not TYPE_CHECKING:  # type checkers read each wrapper's own, which names what it takes
 
         def __init__(self, /, **data: Any) -> None:  # noqa: ANN401 - each field checks its own value
             config, settled = settle_fields(data, self._verbs)

@@ -15,8 +15,10 @@ try:
 except ModuleNotFoundError as error:
     if not (error.name or "").startswith("llama_index"):
         raise
+    from flag_rerank_integrations.errors import MissingExtraError
+
     msg = "LlamaIndex is not installed. Install it with: pip install 'flag-rerank-integrations[llama-index]'"
-    raise ModuleNotFoundError(msg, name=error.name) from error
+    raise MissingExtraError(msg, name=error.name) from error
 
 from flag_rerank_integrations.llama_index.postprocessor import FlagRerankPostprocessor
 

@@ -2,58 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING
 
-from llama_index.core.postprocessor.types import BaseNodePostprocessor
-from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
-from pydantic import (
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PrivateAttr,
-    SerializationInfo,
-    SerializerFunctionWrapHandler,
-    StrictBool,
-    StrictInt,
-    StrictStr,
-    ValidationError,
-    WithJsonSchema,
-    field_validator,
-    model_serializer,
-)
-from typing_extensions import Self
+from llama_index.core.schema import NodeWithScore, QueryBundle
+from typing_extensions import Unpack
 
-from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, DEFAULT_MODEL
 from flag_rerank_integrations.llama_index.events import dispatcher, reranking
 from flag_rerank_integrations.llama_index.nodes import checked_call, copy_node, write_hidden
-from flag_rerank_integrations.ray_options import RayOptions
-from flag_rerank_integrations.reranker_source import Config, RerankerLike, RerankerSource
+from flag_rerank_integrations.llama_index.options import RETRIEVAL_SCORE, PostprocessorFields, PostprocessorOptions
 from flag_rerank_integrations.results import RankedPassage
-from flag_rerank_integrations.wrapping import (
-    FIXED,
-    OPTIONS,
-    check_settable,
-    check_storable,
-    dropped_by,
-    plain_error,
-    settle_fields,
-    stored_fields,
-    stored_remote,
-)
 
 __all__ = ["FlagRerankPostprocessor"]
 
 logger = logging.getLogger(__name__)
 
-_RETRIEVAL_SCORE: Final = "retrieval_score"
-_VERBS: Final = ("rank", "arank")
 
-
-class FlagRerankPostprocessor(BaseNodePostprocessor):
+class FlagRerankPostprocessor(PostprocessorOptions):
     """Orders retrieved nodes by the score of a cross-encoder, on the device you choose.
 
     The nodes that come out are copies with their ids and relationships; those that went in stay as
@@ -83,97 +50,14 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
         pydantic.ValidationError: There is no such field.
     """
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    if TYPE_CHECKING:  # more forms of an option are taken than its field keeps
 
-    reranker: Any = Field(default=None, exclude=True, repr=False)
-    remote: Annotated[Any, PlainSerializer(stored_remote), WithJsonSchema({"type": ["object", "null"]})] = None
-    top_n: StrictInt | None = Field(default=None, ge=0)
-    score_threshold: float | None = Field(default=None, strict=True, allow_inf_nan=False)
-    score_key: StrictStr | None = Field(default=None, min_length=1)
-    metadata_mode: MetadataMode = MetadataMode.EMBED
-    keep_retrieval_score: StrictBool = False
-
-    # The options of RerankConfig, spelled out for editors and type checkers; a test compares the two.
-    model: str = DEFAULT_MODEL
-    device: str | tuple[str, ...] = "auto"
-    dtype: str = "auto"
-    max_length: int = DEFAULT_MAX_LENGTH
-    query_max_length: int | None = None
-    max_batch_tokens: int | str = "auto"
-    normalize: bool = False
-    instruction: str | None = None
-    passage_instruction: str | None = None
-    prompt: str | None = None
-    family: str = "auto"
-    backend: str = "auto"
-    quantization: str | None = None
-    cutoff_layer: int | None = None
-    progressive: tuple[tuple[int, float], ...] | None = None
-    compress_ratio: int = 1
-    compress_layers: tuple[int, ...] = (8,)
-    matched_head: bool = False
-    long_passages: str = "truncate"
-    window_overlap: float = 0.25
-    window_aggregation: str = "max"
-    max_windows: int = 64
-    revision: str | None = None
-    cache_dir: str | None = None
-    local_files_only: bool = False
-    allow_pickle: bool = False
-    trust_remote_code: bool = False
-    special_tokens: str = "plain"
-    score_cache: int = 0
-    progress: bool = False
-    timeout: float | None = None
-    ray: RayOptions | None = None
-
-    _source: RerankerSource = PrivateAttr()
-
-    if not TYPE_CHECKING:  # type checkers read the fields, which say more than **fields
-
-        def __init__(self, /, **fields: Any) -> None:  # noqa: ANN401 - any field's value
-            if fields.get("class_name") == self.class_name():  # `model_dump` writes it among the fields
-                del fields["class_name"]
-            config, settled = settle_fields(fields, _VERBS)
-            try:
-                super().__init__(**settled)
-            except ValidationError as error:
-                raise plain_error(error) from None
-            self._source = RerankerSource(config, self.reranker)
-
-    @field_validator("score_key")
-    @classmethod
-    def _keep_apart(cls, score_key: str | None) -> str | None:
-        if score_key == _RETRIEVAL_SCORE:
-            msg = "this key is for the retriever's score"
-            raise ValueError(msg)
-        return score_key
+        def __init__(self, **fields: Unpack[PostprocessorFields]) -> None: ...
 
     @classmethod
     def class_name(cls) -> str:
         """Return the name under which LlamaIndex stores this component."""
         return "FlagRerankPostprocessor"
-
-    @property
-    def config(self) -> Config | None:
-        """The model options as one validated object; None where a shared reranker does not tell."""
-        return self._source.config
-
-    def warm_up(self) -> RerankerLike:
-        """Load the model now instead of at first use; return the live reranker, to share it.
-
-        Raises:
-            RerankError: The model cannot be loaded; see the subclass.
-        """
-        return self._source.warm_up()
-
-    async def awarm_up(self) -> RerankerLike:
-        """Load the model now, off the event loop; see `warm_up`."""
-        return await self._source.awarm_up()
-
-    def close(self) -> None:
-        """Free the model that was loaded here, never a shared one; the next use loads again."""
-        self._source.close()
 
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
@@ -230,81 +114,10 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
     def _copied(self, item: NodeWithScore, score: float | None) -> NodeWithScore:
         node = copy_node(item.node)
         if self.keep_retrieval_score:
-            write_hidden(node, _RETRIEVAL_SCORE, item.score)
+            write_hidden(node, RETRIEVAL_SCORE, item.score)
         if self.score_key is not None and score is not None:
             write_hidden(node, self.score_key, score)
         return item.model_copy(update={"node": node, "score": score})
 
     def _reranking(self, query: str, items: list[NodeWithScore]) -> AbstractContextManager[list[NodeWithScore]]:
         return reranking(self.callback_manager, query, items, self.top_n, self._source.model_name)
-
-    def to_dict(self, **kwargs: Any) -> dict[str, Any]:  # noqa: ANN401 - pydantic's own arguments
-        """Return the fields but for live objects and keys, as plain JSON values.
-
-        Raises:
-            ConfigError: A shared reranker does not tell what could be loaded in its place.
-        """
-        check_storable(self._source)
-        return super().to_dict(**{"mode": "json", **kwargs})
-
-    @model_serializer(mode="wrap")
-    def custom_model_dump(
-        self,
-        handler: SerializerFunctionWrapHandler,
-        info: SerializationInfo,  # noqa: ARG002 - the base class has it
-    ) -> dict[str, Any]:
-        """Say what the base class says, and of a server nothing that only a model here has."""
-        check_storable(self._source)
-        return {**stored_fields(handler(self)), "class_name": self.class_name()}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any], **kwargs: Any) -> Self:  # noqa: ANN401 - any field's value
-        """Build a postprocessor from what `to_dict` returns; `kwargs` take precedence."""
-        fields = {**data, **kwargs}
-        # `to_dict` says the default too, yet it must go on giving way to a model that allows less.
-        if fields.get("max_length") == DEFAULT_MAX_LENGTH:
-            del fields["max_length"]
-        return super().from_dict(fields)
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy, with changes that are validated; it shares the model unless `deep` or an option changes."""
-        changes = dict(update or {})
-        if not deep and FIXED.isdisjoint(changes):
-            copied = super().model_copy()
-            for name, value in changes.items():
-                setattr(copied, name, value)
-            return copied
-        return type(self)(**{**copy.deepcopy(self._settings(dropped_by(changes))), **changes})
-
-    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        """Return a postprocessor with the same settings and a model of its own."""
-        return self.model_copy(deep=True)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the settings only."""
-        return _restore, (type(self), self._settings())
-
-    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - any field's value
-        """Set a field; the options describe a model that may be loaded, so they stay.
-
-        Raises:
-            ConfigError: The value is wrong, or the field describes the model.
-        """
-        check_settable(self, name)
-        try:
-            super().__setattr__(name, value)
-        except ValidationError as error:
-            raise plain_error(error) from None
-
-    def _settings(self, left_out: frozenset[str] = frozenset()) -> dict[str, Any]:
-        """Return the fields that were set, without live objects."""
-        if not left_out >= OPTIONS:
-            check_storable(self._source)
-        fields = type(self).model_fields
-        names = self.model_fields_set - left_out
-        return {name: getattr(self, name) for name in names if not fields[name].exclude}
-
-
-def _restore(kind: type[FlagRerankPostprocessor], settings: dict[str, Any]) -> FlagRerankPostprocessor:
-    """Unpickle."""
-    return kind(**settings)

@@ -33,7 +33,8 @@ class OpenTelemetryMetrics:
         meter_provider: Where to export to; by default the global one.
 
     Raises:
-        ConfigError: opentelemetry-api is not installed; or as `add`.
+        MissingExtraError: opentelemetry-api is not installed.
+        ConfigError: As `add`.
     """
 
     def __init__(self, rerankers: Mapping[str, HasStats], *, meter_provider: MeterProvider | None = None) -> None:

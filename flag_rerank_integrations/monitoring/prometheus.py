@@ -28,7 +28,8 @@ class PrometheusCollector:
         rerankers: By the name that becomes the label.
 
     Raises:
-        ConfigError: prometheus-client is not installed; or as `add`.
+        MissingExtraError: prometheus-client is not installed.
+        ConfigError: As `add`.
     """
 
     def __init__(self, rerankers: Mapping[str, HasStats]) -> None:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-from flag_rerank_integrations.errors import ConfigError
+from flag_rerank_integrations.errors import ConfigError, MissingExtraError
 from flag_rerank_integrations.results import RerankStats
 
 __all__ = ["HasStats", "Sources", "missing_extra"]
@@ -76,7 +76,7 @@ class Sources:
         return {name: reranker.stats() for name, reranker in rerankers.items()}
 
 
-def missing_extra(what: type, error: ModuleNotFoundError) -> ConfigError:
+def missing_extra(what: type, error: ModuleNotFoundError) -> MissingExtraError:
     """Return the error of a library that is not installed, or raise what else was not found.
 
     Args:
@@ -85,4 +85,5 @@ def missing_extra(what: type, error: ModuleNotFoundError) -> ConfigError:
     """
     if (error.name or "").split(".")[0] not in ("prometheus_client", "opentelemetry"):
         raise error
-    return ConfigError(f"{what.__name__} needs {error.name}: pip install 'flag-rerank-integrations[monitoring]'")
+    msg = f"{what.__name__} needs {error.name}: pip install 'flag-rerank-integrations[monitoring]'"
+    return MissingExtraError(msg, name=error.name)

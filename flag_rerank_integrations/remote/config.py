@@ -7,10 +7,11 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from flag_rerank_integrations.errors import ConfigError
+from flag_rerank_integrations.option_values import check_count, check_names, refuse
 from flag_rerank_integrations.remote.forms import FORMS
 from flag_rerank_integrations.remote.secret import Secret
 
@@ -69,29 +70,29 @@ class RemoteConfig:
         if self.api_key is not None:
             object.__setattr__(self, "api_key", Secret.of(self.api_key, "api_key"))
         if not isinstance(self.form, str) or (self.form != "auto" and self.form not in FORMS):
-            _refuse("form", self.form, f"one of {', '.join(map(repr, ('auto', *FORMS)))}")
+            refuse("form", self.form, f"one of {', '.join(map(repr, ('auto', *FORMS)))}")
         for name in ("model", "api_key_env"):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, str) and value):
-                _refuse(name, value, "a non-empty string or None")
+                refuse(name, value, "a non-empty string or None")
         if self.api_key is not None and self.api_key_env is not None:
             msg = "api_key and api_key_env both name a key: give one of them."
             raise ConfigError(msg)
         if self.normalize is not None and not isinstance(self.normalize, bool):
-            _refuse("normalize", self.normalize, "True, False or None")
+            refuse("normalize", self.normalize, "True, False or None")
         if not isinstance(self.progress, bool):
-            _refuse("progress", self.progress, "True or False")
+            refuse("progress", self.progress, "True or False")
         if self.long_passages not in _LONG_PASSAGES:
-            _refuse("long_passages", self.long_passages, f"one of {', '.join(map(repr, _LONG_PASSAGES))}")
+            refuse("long_passages", self.long_passages, f"one of {', '.join(map(repr, _LONG_PASSAGES))}")
         self._check_numbers()
         if self.form in FORMS:
             FORMS[self.form].check(self.model, self.normalize, self.long_passages)
 
     def _check_numbers(self) -> None:
         if self.max_passages != "auto":
-            _check_count("max_passages", self.max_passages, least=1)
-        _check_count("max_concurrency", self.max_concurrency, least=1)
-        _check_count("retries", self.retries, least=0)
+            check_count("max_passages", self.max_passages, least=1)
+        check_count("max_concurrency", self.max_concurrency, least=1)
+        check_count("retries", self.retries, least=0)
         _check_seconds("connect_timeout", self.connect_timeout)
         if self.timeout is not None:
             _check_seconds("timeout", self.timeout)
@@ -102,7 +103,7 @@ class RemoteConfig:
         Raises:
             ConfigError: There is no such option, or a value is wrong.
         """
-        _check_names(changes)
+        check_names(changes, RemoteConfig)
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,7 +124,7 @@ class RemoteConfig:
         if not isinstance(options, Mapping):
             msg = f"A config is an object of options, not {type(options).__name__}."
             raise ConfigError(msg)
-        _check_names(options)
+        check_names(options, cls)
         if "url" not in options:
             msg = "A remote config needs a url: the address of the server."
             raise ConfigError(msg)
@@ -154,7 +155,7 @@ class RemoteConfig:
 def _checked_url(url: object) -> str:
     """Return an address without its last slash. One that may hold a secret is not shown in the error."""
     if not isinstance(url, str):
-        _refuse("url", url, "the address of a server, such as 'http://localhost:8080'")
+        refuse("url", url, "the address of a server, such as 'http://localhost:8080'")
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -169,25 +170,7 @@ def _checked_url(url: object) -> str:
     return url.rstrip("/")
 
 
-def _check_names(options: Mapping[str, Any]) -> None:
-    known = [option.name for option in dataclasses.fields(RemoteConfig)]
-    unknown = sorted(map(str, set(options) - set(known)))
-    if unknown:
-        msg = f"Unknown option {', '.join(map(repr, unknown))}; the options are {', '.join(known)}."
-        raise ConfigError(msg)
-
-
-def _check_count(name: str, value: object, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        _refuse(name, value, f"a whole number of at least {least}")
-
-
 def _check_seconds(name: str, value: object) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not 0 < float(value) < math.inf:  # type: ignore[arg-type] # a number, as the line above found
-        _refuse(name, value, "a positive number of seconds")
-
-
-def _refuse(name: str, value: object, expected: str) -> NoReturn:
-    msg = f"{name} must be {expected}, not {value!r}."
-    raise ConfigError(msg)
+        refuse(name, value, "a positive number of seconds")

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Final
 
-from flag_rerank_integrations.errors import ConfigError, RerankError, WorkerError, WorkerTimeout
+from flag_rerank_integrations.errors import ConfigError, MissingExtraError, RerankError, WorkerError, WorkerTimeout
 from flag_rerank_integrations.executors.base import OnProgress
 from flag_rerank_integrations.executors.request import Request, closed_error, forked_error
 from flag_rerank_integrations.pairs import SCORE, Pair, ScoredPairs, Task
@@ -191,7 +191,7 @@ def _check_installed() -> None:
         if error.name != "httpx":
             raise
         msg = "RemoteReranker needs an HTTP client: pip install 'flag-rerank-integrations[remote]'"
-        raise ConfigError(msg) from error
+        raise MissingExtraError(msg, name=error.name) from error
 
 
 def _key_of(config: RemoteConfig) -> Secret | None:

@@ -16,8 +16,10 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "pytest":
         raise
+    from flag_rerank_integrations.errors import MissingExtraError
+
     msg = "pytest is not installed. Install it with: pip install 'flag-rerank-integrations[testing]'"
-    raise ModuleNotFoundError(msg, name="pytest") from error
+    raise MissingExtraError(msg, name="pytest") from error
 
 if TYPE_CHECKING:
     from flag_rerank_integrations.testing.langchain import DocumentCompressorConformance

@@ -54,6 +54,22 @@ def test_all_killed_while_busy(pool: Reranker, expected: list[float]) -> None:
         assert same(call.result(100), expected)
 
 
+def test_the_log_names_the_one_of_two_that_ended(
+    pool: Reranker, expected: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Both are workers for the device cpu, and figures call them so."""
+    wait_until(lambda: all(device.up for device in pool.stats().devices))
+    restarts = pool.stats().worker_restarts
+    caplog.clear()
+    kill(pids(pool)[1])
+    assert same(pool.score(PAIRS), expected)
+    wait_until(lambda: pool.stats().worker_restarts > restarts)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "The worker for cpu #2 has ended. It is started anew." in told
+    assert not any("cpu #1" in line for line in told)
+    assert [device.name for device in pool.stats().devices] == ["cpu", "cpu"]
+
+
 def test_killed_during_load(model: str) -> None:
     outcome: list[Any] = []
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
 from langchain_classic.retrievers import ContextualCompressionRetriever
 from langchain_classic.retrievers.document_compressors import CrossEncoderReranker
 from langchain_core.documents import BaseDocumentCompressor, Document
@@ -19,6 +22,13 @@ def making(live: Reranker) -> None:
     FlagRerankCompressor(model="model", device=("cuda:0", "cuda:1"), top_n=5, score_threshold=0.5, normalize=True)
     FlagRerankCompressor(reranker=live, score_key="score", truncation_key=None)
     FlagRerankCompressor(remote={"url": "http://localhost:8080"})
+    FlagRerankCompressor(model=Path("model"), device=["cuda:0", 2, torch.device("cpu")], dtype=torch.float16)
+    FlagRerankCompressor(device=0, compress_layers=[8, 16], progressive=[(8, 0.5)], ray={"num_workers": 4})
+    FlagCrossEncoder(model="model", device=["cuda:0", "cuda:2"], normalize=True)
+    FlagCrossEncoder(top_n=5)  # pyright: ignore[reportCallIssue]
+    FlagCrossEncoder(device=None)  # pyright: ignore[reportArgumentType]
+    FlagRerankCompressor(device=1.5)  # pyright: ignore[reportArgumentType]
+    FlagRerankCompressor(quantization="int2")  # pyright: ignore[reportArgumentType]
     FlagRerankCompressor(topn=5)  # pyright: ignore[reportCallIssue]
     FlagRerankCompressor(top_n="5")  # pyright: ignore[reportArgumentType]
     FlagRerankCompressor(max_length="long")  # pyright: ignore[reportArgumentType]
@@ -29,6 +39,7 @@ def compressing(compressor: FlagRerankCompressor, documents: list[Document]) -> 
     assert_type(compressor.compress_documents(documents, "query"), list[Document])
     assert_type(compressor.batch_compress([("query", documents)]), list[list[Document]])
     assert_type(compressor.top_n, int | None)
+    assert_type(compressor.device, str | tuple[str, ...])
     assert_type(compressor.config, RerankConfig | RemoteConfig | None)
     assert_type(compressor.model_copy(update={"top_n": 3}), FlagRerankCompressor)
     assert_type(compressor.warm_up(), RerankerLike)

@@ -89,6 +89,7 @@ async def asynchronous_lifetime(url: str) -> None:
 
 def configs() -> None:
     config = RerankConfig(model="model", device="cpu")
+    RerankConfig(Path("model"), device=["cuda:0", 2, torch.device("cpu")], dtype=torch.float16, progressive=[(8, 0.5)])
     assert_type(Reranker.from_config(config, start=False), Reranker)
     assert_type(config.replace(device="cuda:0"), RerankConfig)
     assert_type(RerankConfig.from_json(config.to_json()), RerankConfig)
