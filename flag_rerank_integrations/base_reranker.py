@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from flag_rerank_integrations.call_options import CallOptions
 from flag_rerank_integrations.errors import WorkerError
-from flag_rerank_integrations.inputs import checked_config, checked_pairs, checked_requests
+from flag_rerank_integrations.inputs import checked_config, checked_cut, checked_pairs, checked_requests
 from flag_rerank_integrations.monitoring.calls import Call, Calls
 from flag_rerank_integrations.pairs import SCORE, Pair, ScoredPairs, Task
 from flag_rerank_integrations.progress import ProgressBar
@@ -164,7 +164,8 @@ class BaseReranker(ABC, Generic[Options]):
             RerankError: As in `rank`.
         """
         with self._call("rank", top_n) as call:
-            counts, pairs = checked_requests(requests, top_n, score_threshold)
+            top_n, score_threshold = checked_cut(top_n, score_threshold)
+            counts, pairs = checked_requests(requests)
             if top_n == 0:
                 return [[] for _ in counts]
             scored = self._wait(call, pairs, self._ranking_task(counts))
@@ -178,7 +179,8 @@ class BaseReranker(ABC, Generic[Options]):
     ) -> list[list[RankedPassage]]:
         """Rank the passages of several queries without blocking the event loop; see `rank_many`."""
         with self._call("rank", top_n) as call:
-            counts, pairs = checked_requests(requests, top_n, score_threshold)
+            top_n, score_threshold = checked_cut(top_n, score_threshold)
+            counts, pairs = checked_requests(requests)
             if top_n == 0:
                 return [[] for _ in counts]
             scored = await self._await(call, pairs, self._ranking_task(counts))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 from flag_rerank_integrations.errors import ConfigError
+from flag_rerank_integrations.plain_numbers import plain_number
 from flag_rerank_integrations.ray_options import RayOptions, ray_form, ray_options
 
 __all__ = ["DEFAULT_MAX_LENGTH", "DEFAULT_MODEL", "QUICKSTART", "RerankConfig"]
@@ -145,7 +147,9 @@ class RerankConfig:
         ray_options(self.device, self.ray)
 
     def _normalize_forms(self) -> None:
-        """Turn paths, torch dtypes and devices, and lists into strings and tuples."""
+        """Turn paths, torch dtypes and devices, lists, and numpy's numbers into plain strings, tuples and numbers."""
+        for option in dataclasses.fields(self):
+            object.__setattr__(self, option.name, plain_number(getattr(self, option.name)))
         for name in ("model", "cache_dir"):
             value = getattr(self, name)
             if isinstance(value, os.PathLike):
@@ -197,9 +201,11 @@ class RerankConfig:
             self._check_progressive()
         seconds = self.timeout
         if seconds is not None and (
-            isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf")
+            isinstance(seconds, bool)
+            or not isinstance(seconds, int | float)
+            or not 0 < seconds <= threading.TIMEOUT_MAX
         ):
-            _refuse("timeout", seconds, "a positive number of seconds or None")
+            _refuse("timeout", seconds, f"a positive number of seconds or None, at most {threading.TIMEOUT_MAX:.0f}")
 
     def _check_windows(self) -> None:
         """Check how windows lie, and that nothing is said of them where there are none."""
@@ -270,7 +276,7 @@ class RerankConfig:
         """
         try:
             options = json.loads(text)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             msg = f"The config is not valid JSON: {error}"
             raise ConfigError(msg) from error
         return cls.from_dict(options)
@@ -278,18 +284,21 @@ class RerankConfig:
 
 def _device_form(device: object) -> Any:  # noqa: ANN401 - what it cannot bring into form, `devices.resolve` refuses
     """Give a device spec as a string or a tuple of strings: an index is a CUDA device, a comma makes a list."""
+    device = plain_number(device)
     if isinstance(device, list | tuple) and not any(isinstance(item, list | tuple) for item in device):
         return tuple(_device_form(item) for item in device)
     if isinstance(device, bool | list | tuple) or device is None:
         _refuse("device", device, "a device such as 'auto', 'cpu', 'cuda:1' or 1, or a list of them")
     if isinstance(device, str) and "," in device:
         return tuple(item.strip() for item in device.split(","))
+    if not isinstance(device, str) and getattr(device, "type", None) == "cpu":
+        return "cpu"  # torch.device("cpu", 0): torch has one CPU, and here a number behind it is how many
     return f"cuda:{device}" if isinstance(device, int) else str(device)
 
 
 def _frozen(value: object) -> object:
     """Make lists inside lists into tuples."""
-    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else plain_number(value)
 
 
 def _thawed(value: object) -> object:

@@ -30,6 +30,7 @@ from typing_extensions import Self
 from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, DEFAULT_MODEL
 from flag_rerank_integrations.llama_index.events import dispatcher, reranking
 from flag_rerank_integrations.llama_index.nodes import checked_call, copy_node, write_hidden
+from flag_rerank_integrations.plain_numbers import plain_number
 from flag_rerank_integrations.ray_options import RayOptions
 from flag_rerank_integrations.reranker_source import Config, RerankerLike, RerankerSource
 from flag_rerank_integrations.results import RankedPassage
@@ -140,6 +141,11 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
             except ValidationError as error:
                 raise plain_error(error) from None
             self._source = RerankerSource(config, self.reranker)
+
+    @field_validator("top_n", "score_threshold", mode="before")
+    @classmethod
+    def _plain_number(cls, value: object) -> object:
+        return plain_number(value)
 
     @field_validator("score_key")
     @classmethod
