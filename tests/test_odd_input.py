@@ -167,6 +167,19 @@ def test_a_bundle_whose_query_is_no_text_is_refused_before_any_event(live: Reran
             postprocessor.postprocess_nodes(given, QueryBundle(query))
 
 
+def test_a_score_of_numpy_is_kept_as_a_plain_one(live: Reranker) -> None:
+    node = NodeWithScore(node=TextNode(text=PASSAGES[0]))
+    node.score = np.float32(0.5)  # type: ignore[assignment] # as sentence-transformers' rerankers leave it
+    (ranked,) = FlagRerankPostprocessor(reranker=live, keep_retrieval_score=True).postprocess_nodes([node], None, QUERY)
+    assert json.loads(json.dumps(ranked.node.metadata)) == {"retrieval_score": 0.5}
+
+
+def test_no_callback_manager_is_the_default_one(live: Reranker) -> None:
+    postprocessor = FlagRerankPostprocessor(reranker=live, callback_manager=None)
+    nodes = [NodeWithScore(node=TextNode(text=text)) for text in PASSAGES]
+    assert len(postprocessor.postprocess_nodes(nodes, query_str=QUERY)) == 3
+
+
 @pytest.mark.parametrize("nodes", [None, 3, "text", {"a": 1}], ids=repr)
 def test_nodes_that_are_no_list_are_refused(live: Reranker, nodes: Any) -> None:
     postprocessor = FlagRerankPostprocessor(reranker=live)

@@ -67,8 +67,8 @@ def _explained(error: Exception, config: RerankConfig, device: Device) -> Rerank
     """Return the error of this package for one that a library raised in the middle of a load."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch may not be imported here
         return DeviceError(f"{config.model!r} does not fit into the free memory of {device}.")
-    line = next((line for line in str(error).splitlines() if line.strip()), "no message")
-    return ModelLoadError(f"{config.model!r} could not be loaded ({type(error).__name__}: {line.strip()[:300]}).")
+    said = " ".join(str(error).split())[:300] or "no message"
+    return ModelLoadError(f"{config.model!r} could not be loaded ({type(error).__name__}: {said}).")
 
 
 def _check_options(name: str, checkpoint: Checkpoint, config: RerankConfig) -> None:

@@ -135,6 +135,8 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
         def __init__(self, /, **fields: Any) -> None:  # noqa: ANN401 - any field's value
             if fields.get("class_name") == self.class_name():  # `model_dump` writes it among the fields
                 del fields["class_name"]
+            if fields.get("callback_manager", "") is None:  # as the constructors of LlamaIndex's own components take it
+                del fields["callback_manager"]
             config, settled = settle_fields(fields, _VERBS)
             try:
                 super().__init__(**settled)
@@ -236,7 +238,8 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
     def _copied(self, item: NodeWithScore, score: float | None) -> NodeWithScore:
         node = copy_node(item.node)
         if self.keep_retrieval_score:
-            write_hidden(node, _RETRIEVAL_SCORE, item.score)
+            # Other rerankers leave numpy's numbers here, and metadata goes into JSON.
+            write_hidden(node, _RETRIEVAL_SCORE, None if item.score is None else float(item.score))
         if self.score_key is not None and score is not None:
             write_hidden(node, self.score_key, score)
         return item.model_copy(update={"node": node, "score": score})
