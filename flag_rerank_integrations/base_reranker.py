@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 
 from flag_rerank_integrations.errors import WorkerError
-from flag_rerank_integrations.inputs import checked_pairs, checked_requests
+from flag_rerank_integrations.inputs import checked_cut, checked_pairs, checked_requests
 from flag_rerank_integrations.lifetime import Lifetime, Options
 from flag_rerank_integrations.monitoring.calls import Call
 from flag_rerank_integrations.pairs import SCORE, Pair, ScoredPairs, Task
@@ -105,7 +105,8 @@ class BaseReranker(Lifetime[Options]):
             RerankError: As in `rank`.
         """
         with self._call("rank", top_n) as call:
-            counts, pairs = checked_requests(requests, top_n, score_threshold)
+            top_n, score_threshold = checked_cut(top_n, score_threshold)
+            counts, pairs = checked_requests(requests)
             if top_n == 0:
                 return [[] for _ in counts]
             scored = self._wait(call, pairs, self._ranking_task(counts))
@@ -119,7 +120,8 @@ class BaseReranker(Lifetime[Options]):
     ) -> list[list[RankedPassage]]:
         """Rank the passages of several queries without blocking the event loop; see `rank_many`."""
         with self._call("rank", top_n) as call:
-            counts, pairs = checked_requests(requests, top_n, score_threshold)
+            top_n, score_threshold = checked_cut(top_n, score_threshold)
+            counts, pairs = checked_requests(requests)
             if top_n == 0:
                 return [[] for _ in counts]
             scored = await self._await(call, pairs, self._ranking_task(counts))

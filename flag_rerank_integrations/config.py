@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +20,7 @@ from flag_rerank_integrations.option_values import (
     refuse,
     thawed,
 )
+from flag_rerank_integrations.plain_numbers import plain_number
 from flag_rerank_integrations.ray_options import RayOptions, ray_form, ray_options
 
 if TYPE_CHECKING:
@@ -162,7 +164,9 @@ class RerankConfig:
         ray_options(self.device, self.ray)
 
     def _normalize_forms(self) -> None:
-        """Turn paths, torch dtypes and devices, and lists into strings and tuples."""
+        """Turn paths, torch dtypes and devices, lists, and numpy's numbers into plain strings, tuples and numbers."""
+        for option in dataclasses.fields(self):
+            object.__setattr__(self, option.name, plain_number(getattr(self, option.name)))
         for name in ("model", "cache_dir"):
             value = getattr(self, name)
             if isinstance(value, os.PathLike):
@@ -214,9 +218,11 @@ class RerankConfig:
             self._check_progressive()
         seconds = self.timeout
         if seconds is not None and (
-            isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < float("inf")
+            isinstance(seconds, bool)
+            or not isinstance(seconds, int | float)
+            or not 0 < seconds <= threading.TIMEOUT_MAX
         ):
-            refuse("timeout", seconds, "a positive number of seconds or None")
+            refuse("timeout", seconds, f"a positive number of seconds or None, at most {threading.TIMEOUT_MAX:.0f}")
 
     def _check_windows(self) -> None:
         """Check how windows lie, and that nothing is said of them where there are none."""
@@ -287,7 +293,7 @@ class RerankConfig:
         """
         try:
             options = json.loads(text)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             msg = f"The config is not valid JSON: {error}"
             raise ConfigError(msg) from error
         return cls.from_dict(options)

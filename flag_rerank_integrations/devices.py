@@ -25,7 +25,7 @@ __all__ = ["Device", "DeviceInfo", "available_cores", "choose", "explain_auto", 
 logger = logging.getLogger(__name__)
 
 _ACCELERATORS: Final = ("cuda", "xpu", "npu", "mps")
-_SPEC: Final = re.compile(r"(?P<kind>[a-z]+)(?::(?P<index>\d+))?")
+_SPEC: Final = re.compile(r"(?P<kind>[a-z]+)(?::(?P<index>\d{1,3}))?")
 _QUERY_SECONDS: Final = 10
 _MEBIBYTE: Final = 1 << 20
 _UNKNOWN: Final = ["", "", "", "", ""]
@@ -116,7 +116,7 @@ def _resolve_one(name: str) -> list[Device]:
         raise ConfigError(msg)
     kind, count = match["kind"], None if match["index"] is None else int(match["index"])
     if (kind in ("cpu", "auto") and count == 0) or (kind == "all" and count is not None):
-        msg = f"device={name!r} asks for no device; the number behind 'cpu' and 'auto' is how many."
+        msg = f"device={name!r} asks for no device; the number behind 'cpu' and 'auto' is how many. Say {kind!r}."
         raise ConfigError(msg)
     if kind == "cpu":
         return [CPU] * (count or 1)

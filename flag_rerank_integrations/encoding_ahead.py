@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 __all__ = ["encoded_ahead"]
@@ -26,9 +27,17 @@ def encoded_ahead(encode: Callable[[_In], _Out], portions: Sequence[_In]) -> Ite
         yield encode(portions[0])
         return
     with ThreadPoolExecutor(1, thread_name_prefix="flag-rerank encoder") as thread:
-        coming = thread.submit(encode, portions[0]) if portions else None
+        coming = _begun(thread, encode, portions[0]) if portions else None
         for portion in [*portions[1:], None]:
             if coming is None:
                 return
-            ready, coming = coming, None if portion is None else thread.submit(encode, portion)
-            yield ready.result()
+            ready, coming = coming, None if portion is None else _begun(thread, encode, portion)
+            yield ready()
+
+
+def _begun(thread: ThreadPoolExecutor, encode: Callable[[_In], _Out], portion: _In) -> Callable[[], _Out]:
+    """Have a portion encoded in the thread, and return what waits for it."""
+    try:
+        return thread.submit(encode, portion).result
+    except RuntimeError:  # at the interpreter's exit, when no pool takes tasks any more
+        return partial(encode, portion)

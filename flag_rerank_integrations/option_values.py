@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 from flag_rerank_integrations.errors import ConfigError
+from flag_rerank_integrations.plain_numbers import plain_number
 
 __all__ = ["check_count", "check_names", "check_steps", "device_form", "frozen", "refuse", "thawed"]
 
@@ -19,18 +20,21 @@ def device_form(device: object) -> Any:  # noqa: ANN401 - what it cannot bring i
     Raises:
         ConfigError: It can be none.
     """
+    device = plain_number(device)
     if isinstance(device, list | tuple) and not any(isinstance(item, list | tuple) for item in device):
         return tuple(device_form(item) for item in device)
     if isinstance(device, bool | list | tuple) or device is None:
         refuse("device", device, "a device such as 'auto', 'cpu', 'cuda:1' or 1, or a list of them")
     if isinstance(device, str) and "," in device:
         return tuple(item.strip() for item in device.split(","))
+    if not isinstance(device, str) and getattr(device, "type", None) == "cpu":
+        return "cpu"  # torch.device("cpu", 0): torch has one CPU, and here a number behind it is how many
     return f"cuda:{device}" if isinstance(device, int) else str(device)
 
 
 def frozen(value: object) -> object:
     """Make lists inside lists into tuples."""
-    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else value
+    return tuple(map(frozen, value)) if isinstance(value, list | tuple) else plain_number(value)
 
 
 def thawed(value: object) -> object:

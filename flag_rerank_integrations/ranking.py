@@ -25,7 +25,7 @@ def scores_of(scored: ScoredPairs, config: RerankConfig) -> list[float]:
         if not math.isfinite(logit):
             msg = (
                 f"The model's score of pair {position} is not a number ({logit}). "
-                f"Half precision may have overflowed: try dtype='float32'."
+                f"Half precision may have overflowed: try dtype='float32'. If it is that already, the model is broken."
             )
             raise WorkerError(msg)
     return [sigmoid(logit) for logit in scored.logits] if config.normalize else scored.logits

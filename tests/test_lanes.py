@@ -9,7 +9,9 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,6 +104,54 @@ def test_an_error_comes_after_all_have_ended_and_lanes_go_on(lanes: Lanes) -> No
         lanes.run([fail, *[lambda: bool(slow.wait(60))] * (count - 1)])
     assert slow.is_set()
     assert lanes.run([lambda: 1] * count) == [1] * count
+
+
+@TOGETHER
+def test_an_error_keeps_nothing_of_its_batch(lanes: Lanes) -> None:
+    class Batch:
+        """Stands for what a forward pass holds in its frames."""
+
+    held: list[weakref.ref[Batch]] = []
+
+    def fail() -> None:
+        batch = Batch()
+        held.append(weakref.ref(batch))
+        bytearray(1 << 62)
+
+    count = len(lanes.shares([10] * 16))
+    gc.disable()  # what only the collector of circles would free is not free when the batch is tried again
+    try:
+        for _ in range(3):
+            with suppress(MemoryError):
+                lanes.run([fail] * count)
+        assert lanes.run([lambda: 1] * count) == [1] * count  # by now every lane is done with its error
+        assert [batch() for batch in held] == [None] * 3 * count
+    finally:
+        gc.enable()
+
+
+@TOGETHER
+def test_what_is_run_after_the_close_is_run_without_them(lanes: Lanes) -> None:
+    count = len(lanes.shares([10] * 16))
+    lanes.close()
+    assert lanes.run([threading.current_thread] * count) == [threading.current_thread()] * count
+    assert lanes.shares([10] * 16) == [list(range(16))]
+
+
+@TOGETHER
+def test_where_no_thread_can_be_started_batches_are_computed_without(lanes: Lanes, monkeypatch: Any) -> None:
+    start, before = threading.Thread.start, len(running())
+
+    def start_first_alone(thread: threading.Thread) -> None:
+        if not thread.name.endswith("lane 0"):
+            msg = "can't start new thread"  # as the system's limit has it
+            raise RuntimeError(msg)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_first_alone)
+    assert lanes.shares([10] * 16) == [list(range(16))]
+    assert lanes.run([lambda: 1]) == [1]
+    assert len(running()) == before, "the one that had been started has ended"
 
 
 @TOGETHER

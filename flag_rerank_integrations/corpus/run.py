@@ -18,7 +18,7 @@ from flag_rerank_integrations.corpus.worker import Job, RankParts
 from flag_rerank_integrations.errors import ConfigError, MissingExtraError, WorkerDied
 from flag_rerank_integrations.executors.ray_cluster import connect, gpus_of_a_worker
 from flag_rerank_integrations.executors.worker import error_of
-from flag_rerank_integrations.inputs import checked_requests
+from flag_rerank_integrations.inputs import checked_cut
 from flag_rerank_integrations.ray_options import RayOptions, ray_options
 
 __all__ = ["CorpusSummary", "rerank_corpus"]
@@ -84,7 +84,8 @@ def rerank_corpus(  # noqa: PLR0913 - what describes a run, by keyword
         WorkerError: Scoring failed; `WorkerDied` where a part has ended three workers, or Ray the run.
     """
     start = time.perf_counter()
-    options = _checked(config, top_n, score_threshold, part_bytes)
+    options = _checked(config, part_bytes)
+    top_n, score_threshold = checked_cut(top_n, score_threshold)
     connect(options)
     _check_installed()
     names = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
@@ -121,12 +122,11 @@ def _check_installed() -> None:
         raise MissingExtraError(msg, name=error.name) from error
 
 
-def _checked(config: RerankConfig, top_n: int | None, score_threshold: float | None, part_bytes: int) -> RayOptions:
+def _checked(config: RerankConfig, part_bytes: int) -> RayOptions:
     """Refuse wrong options before anything is started, and return how to run."""
     if not isinstance(config, RerankConfig):
         msg = f"config must be a RerankConfig, not {type(config).__name__}."
         raise ConfigError(msg)
-    checked_requests([], top_n, score_threshold)
     if isinstance(part_bytes, bool) or not isinstance(part_bytes, int) or part_bytes < 1:
         msg = f"part_bytes must be a whole number of at least 1, not {part_bytes!r}."
         raise ConfigError(msg)

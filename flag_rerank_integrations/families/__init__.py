@@ -7,7 +7,7 @@ from importlib import import_module
 
 from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device
-from flag_rerank_integrations.errors import ConfigError, ModelLoadError
+from flag_rerank_integrations.errors import ConfigError, DeviceError, ModelLoadError, RerankError
 from flag_rerank_integrations.families.base import Family
 from flag_rerank_integrations.families.checkpoint import Checkpoint
 
@@ -54,8 +54,21 @@ def load(config: RerankConfig, device: Device) -> Family:
     name = detect(checkpoint, config)
     _check_options(name, checkpoint, config)
     module = import_module(f"{__name__}.{_MODULES[name]}")
-    family: Family = module.load(checkpoint, config, device)
+    try:
+        family: Family = module.load(checkpoint, config, device)
+    except RerankError:
+        raise
+    except Exception as error:  # whatever a library makes of a file that is not what it should be
+        raise _explained(error, config, device) from error
     return family
+
+
+def _explained(error: Exception, config: RerankConfig, device: Device) -> RerankError:
+    """Return the error of this package for one that a library raised in the middle of a load."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch may not be imported here
+        return DeviceError(f"{config.model!r} does not fit into the free memory of {device}.")
+    said = " ".join(str(error).split())[:300] or "no message"
+    return ModelLoadError(f"{config.model!r} could not be loaded ({type(error).__name__}: {said}).")
 
 
 def _check_options(name: str, checkpoint: Checkpoint, config: RerankConfig) -> None:

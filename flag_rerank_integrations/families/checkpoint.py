@@ -55,12 +55,13 @@ class Checkpoint:
     @property
     def architecture(self) -> str:
         """The model class that config.json names, or ""."""
-        names = self.config.get("architectures") or [""]
-        return str(names[0])
+        names = self.config.get("architectures")
+        first = names[0] if isinstance(names, list) and names else names
+        return first if isinstance(first, str) else ""
 
     def has(self, *patterns: str) -> bool:
         """Return whether any file at the top or in onnx/ matches one of the patterns."""
-        return any(True for pattern in patterns for _ in (*self.path.glob(pattern), *self.path.glob(f"onnx/{pattern}")))
+        return _has(self.path, *patterns)
 
 
 def position_limit(config: Mapping[str, Any]) -> int | None:
@@ -72,7 +73,8 @@ def position_limit(config: Mapping[str, Any]) -> int | None:
     if not isinstance(limit, int) or limit <= 0:
         return None
     if config.get("model_type") in _OFFSET_POSITIONS:
-        limit -= int(config.get("pad_token_id", 1)) + 1
+        padding = config.get("pad_token_id")
+        limit -= (padding if isinstance(padding, int) else 1) + 1
     return limit
 
 
@@ -94,10 +96,10 @@ def effective_max_length(config: RerankConfig, limit: int | None) -> int:
 def _find(config: RerankConfig) -> Path:
     if config.model == QUICKSTART:
         return locate()
-    path = Path(config.model).expanduser()
+    path = _as_path(config.model)
     if path.is_dir():
         is_adapter = (path / "adapter_config.json").is_file()
-        if not (path / "config.json").is_file() and not is_adapter and not any(path.glob("**/*.onnx")):
+        if not (path / "config.json").is_file() and not is_adapter and not _has(path, "*.onnx"):
             msg = f"The directory {config.model!r} has no config.json: it is not a model."
             raise ModelLoadError(msg)
         return path
@@ -105,6 +107,21 @@ def _find(config: RerankConfig) -> Path:
         msg = f"There is no directory {config.model!r}. Give a model's directory, a hub id, or {QUICKSTART!r}."
         raise ModelLoadError(msg)
     return fetch(config)
+
+
+def _as_path(model: str) -> Path:
+    """Return a model's name as a path that can be asked whether it is there.
+
+    Raises:
+        ModelLoadError: It is too long, in the home of nobody, or where this process may not look.
+    """
+    try:
+        path = Path(model).expanduser()
+        path.is_dir()
+    except (OSError, RuntimeError) as error:
+        msg = f"{model!r} is neither a directory that can be read nor a hub id ({error})."
+        raise ModelLoadError(msg) from error
+    return path
 
 
 def _find_base(adapter: Adapter, config: RerankConfig) -> Path:
@@ -120,13 +137,17 @@ def _find_base(adapter: Adapter, config: RerankConfig) -> Path:
     return path
 
 
+def _has(directory: Path, *patterns: str) -> bool:
+    return any(True for pattern in patterns for _ in (*directory.glob(pattern), *directory.glob(f"onnx/{pattern}")))
+
+
 def _read_json(path: Path, default: Any) -> Any:  # noqa: ANN401 - JSON of any shape
     """Return a JSON file's content, of the default's type, or the default where there is none."""
     if not path.is_file():
         return default
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         msg = f"{path.name} of the model is not readable JSON: {error}"
         raise ModelLoadError(msg) from error
     if not isinstance(content, type(default)):

@@ -55,9 +55,10 @@ class Lanes:
         return self._threads.run(tasks)
 
     def close(self) -> None:
-        """End the threads; safe to call twice."""
-        if self._threads is not None:
-            self._threads.close()
+        """End the threads; safe to call twice. What is run later is run without them."""
+        threads, self._threads, self._begun = self._threads, None, True
+        if threads is not None:
+            threads.close()
 
 
 def divided(lengths: Sequence[int], count: int, cost: Callable[[Sequence[int]], int]) -> list[list[int]]:
@@ -101,18 +102,33 @@ class _Threads:
             threading.Thread(target=_serve, args=(queue, each), name=f"flag-rerank lane {number}", daemon=True)
             for number, queue in enumerate(self._queues)
         ]
-        for thread in threads:
-            thread.start()
-        self._stop = weakref.finalize(self, _end, self._queues, threads)
+        started: list[threading.Thread] = []
+        self._stop = weakref.finalize(self, _end, self._queues, started)
+        # Whoever computes with them ends them. Ended before that, at the interpreter's exit, they would leave it
+        # waiting for an answer for ever.
+        self._stop.atexit = False
+        try:
+            for thread in threads:
+                thread.start()
+                started.append(thread)
+        except RuntimeError:
+            self.close()
+            raise
 
     def run(self, tasks: Sequence[Callable[[], _T]]) -> list[_T]:
-        futures: list[Future[_T]] = []
-        for queue, task in zip(self._queues, tasks, strict=False):
-            future: Future[_T] = Future()
+        futures: list[Future[_T]] = [Future() for _ in tasks]
+        for queue, future, task in zip(self._queues, futures, tasks, strict=False):
             queue.put((future, task))
-            futures.append(future)
         wait(futures)  # also after an error: nobody may free what others compute with
-        return [future.result() for future in futures]
+        error = next(filter(None, (future.exception() for future in futures)), None)
+        if error is None:
+            return [future.result() for future in futures]
+        try:
+            raise error
+        finally:
+            # This frame is part of the error's trace: together they would be a circle, and keep the whole batch
+            # in memory, of which there may be too little.
+            del error, futures, future
 
     def close(self) -> None:
         self._stop()
@@ -124,7 +140,10 @@ def _begin() -> _Threads | None:
     count = next((count for count in range(_MOST_LANES, 1, -1) if threads % count == 0), 1)
     if count == 1 or _library() is None:
         return None
-    lanes = _Threads(count, threads // count)
+    try:
+        lanes = _Threads(count, threads // count)
+    except RuntimeError:  # no more can be started: the system's limit is reached, or the interpreter is ending
+        return None
     if lanes.run([torch.get_num_threads] * count) == [threads // count] * count:
         return lanes
     lanes.close()  # this build of torch does not take its number of threads from OpenMP
@@ -171,9 +190,12 @@ def _serve(queue: SimpleQueue[_Task | None], threads: int) -> None:
 
 def _do(future: Future[Any], run: Callable[[], Any]) -> None:
     try:
-        future.set_result(run())
+        result = run()
     except BaseException as error:  # noqa: BLE001 - belongs to whoever asked
         future.set_exception(error)
+        del future  # this frame is part of the error's trace: no circle, see `_Threads.run`
+    else:
+        future.set_result(result)
 
 
 def _end(queues: Sequence[SimpleQueue[_Task | None]], lanes: Sequence[threading.Thread]) -> None:

@@ -125,7 +125,12 @@ class OnnxFamily(Family):
             return self._run(batch)
         if self._pool is None or len(batch) == 1:
             return np.concatenate([self._run([pair]) for pair in batch])
-        return np.concatenate(list(self._pool.map(self._run, [[pair] for pair in batch])))
+        one_by_one = [[pair] for pair in batch]
+        try:
+            scores = self._pool.map(self._run, one_by_one)
+        except RuntimeError:  # at the interpreter's exit, when no pool takes tasks any more
+            scores = map(self._run, one_by_one)
+        return np.concatenate(list(scores))
 
     def close(self) -> None:
         """Free the model's memory; safe to call twice."""

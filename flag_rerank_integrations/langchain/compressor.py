@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from flag_rerank_integrations.errors import ConfigError, InputError
 from flag_rerank_integrations.langchain.options import RerankerOptions, check_limit
 from flag_rerank_integrations.langchain.tracing import RerankRun
 from flag_rerank_integrations.option_types import WrapperOptions
+from flag_rerank_integrations.plain_numbers import plain_number
 from flag_rerank_integrations.results import RankedPassage
 from flag_rerank_integrations.wrapping import check_reranker, copied_metadata
 
@@ -74,6 +75,7 @@ class FlagRerankCompressor(RerankerOptions, BaseDocumentCompressor):
     @field_validator("score_threshold", mode="before")
     @classmethod
     def _check_threshold(cls, value: object) -> object:
+        value = plain_number(value)
         # JSON has no word for infinities, and nothing is compared with them that None or top_n=0 does not say.
         number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
         if value is not None and not number:
@@ -208,7 +210,7 @@ class FlagRerankCompressor(RerankerOptions, BaseDocumentCompressor):
         documents = []
         for passage in ranking:
             document = candidates[passage.index]
-            metadata = {**copied_metadata(document.metadata), self.score_key: float(passage.score)}
+            metadata = {**copied_metadata(document.metadata or {}), self.score_key: float(passage.score)}
             if self.truncation_key is not None:
                 metadata[self.truncation_key] = passage.truncated_tokens
             documents.append(document.model_copy(update={"metadata": metadata}))
@@ -220,7 +222,7 @@ def _texts(documents: Iterable[Document]) -> list[str]:
 
 
 def _as_documents(documents: object) -> list[Document]:
-    if isinstance(documents, str | Document) or not isinstance(documents, Iterable):
+    if isinstance(documents, str | Document | Mapping | set) or not isinstance(documents, Iterable):
         msg = f"documents must be a sequence of Document objects, not {type(documents).__name__}."
         raise InputError(msg)
     found = list(documents)
@@ -232,6 +234,9 @@ def _as_documents(documents: object) -> list[Document]:
 
 
 def _as_requests(requests: Iterable[tuple[str, Sequence[Document]]]) -> list[tuple[str, list[Document]]]:
+    if isinstance(requests, str | Mapping) or not isinstance(requests, Iterable):
+        msg = f"requests must be a sequence of (query, documents) pairs, not {type(requests).__name__}."
+        raise InputError(msg)
     work = []
     for position, request in enumerate(requests):
         if not isinstance(request, tuple | list) or len(request) != 2:  # noqa: PLR2004 - a pair

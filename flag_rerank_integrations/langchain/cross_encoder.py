@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from langchain_core.cross_encoders import BaseCrossEncoder
 from typing_extensions import Unpack
 
+from flag_rerank_integrations.inputs import checked_pairs
 from flag_rerank_integrations.langchain.options import RerankerOptions
 from flag_rerank_integrations.option_types import WrapperOptions
 
@@ -43,10 +44,10 @@ class FlagCrossEncoder(RerankerOptions, BaseCrossEncoder):
             InputError: A pair cannot be scored.
             RerankError: The model cannot be loaded or run; errors.py lists the kinds.
         """
-        pairs = list(text_pairs)
+        pairs = checked_pairs(text_pairs)
         return self._reranker().score(pairs) if pairs else []
 
     async def ascore(self, text_pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Score pairs of texts without blocking the event loop, not even to load the model; see `score`."""
-        pairs = list(text_pairs)
+        pairs = checked_pairs(text_pairs)
         return await (await self._areranker()).ascore(pairs) if pairs else []

@@ -21,6 +21,7 @@ from typing_extensions import Self
 
 from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, DEFAULT_MODEL
 from flag_rerank_integrations.errors import ConfigError
+from flag_rerank_integrations.plain_numbers import plain_number
 from flag_rerank_integrations.ray_options import RayOptions
 from flag_rerank_integrations.remote.config import RemoteConfig
 from flag_rerank_integrations.reranker_source import Config, RerankerLike, RerankerSource
@@ -217,13 +218,15 @@ class RerankerOptions(BaseModel):
         return await self._source.aget()
 
 
-def check_limit(name: str, value: object) -> object:
-    """Return a limit on the number of documents if it is one.
+def check_limit(name: str, value: Any) -> int | None:  # noqa: ANN401 - whatever a caller gives
+    """Return a limit on the number of documents, as an int, if it is one.
 
     Raises:
         ConfigError: It is neither None nor a whole number of at least 0.
     """
+    value = plain_number(value)
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
         msg = f"{name} must be a whole number of at least 0, or None for no limit, not {value!r}."
         raise ConfigError(msg)
-    return value
+    limit: int | None = value
+    return limit

@@ -106,5 +106,4 @@ class FlagRerankRetriever(BaseRetriever):
         return list(await self.compressor.acompress_documents(candidates, query, run_manager.get_child()))[:limit]
 
     def _limit(self, k: int | None) -> int | None:
-        check_limit("k", k)
-        return self.k if k is None else k
+        return self.k if k is None else check_limit("k", k)

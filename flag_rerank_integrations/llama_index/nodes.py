@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from llama_index.core.schema import BaseNode, MediaResource, NodeWithScore, QueryBundle
 
@@ -15,10 +15,16 @@ __all__ = ["checked_call", "copy_node", "write_hidden"]
 def checked_call(nodes: Sequence[NodeWithScore], query_bundle: QueryBundle | None) -> tuple[str, list[NodeWithScore]]:
     """Return the query and the nodes, or say what is wrong with them, before any event is sent."""
     if query_bundle is None:
-        msg = "Missing query bundle in extra info."
-        raise ValueError(msg)
+        msg = "Missing query bundle in extra info."  # as LlamaIndex's own postprocessors word it
+        raise InputError(msg)
     if not isinstance(query_bundle, QueryBundle):
         msg = f"query_bundle must be a QueryBundle, not {type(query_bundle).__name__}; a string goes in query_str=."
+        raise InputError(msg)
+    if not isinstance(query_bundle.query_str, str):
+        msg = f"The query must be a string, not {type(query_bundle.query_str).__name__}."
+        raise InputError(msg)
+    if isinstance(nodes, NodeWithScore | BaseNode | str | Mapping | set) or not isinstance(nodes, Iterable):
+        msg = f"nodes must be a list of NodeWithScore, not {type(nodes).__name__}."
         raise InputError(msg)
     items = list(nodes)
     for position, item in enumerate(items):

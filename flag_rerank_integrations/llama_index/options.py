@@ -28,6 +28,7 @@ from typing_extensions import Self
 
 from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, DEFAULT_MODEL
 from flag_rerank_integrations.option_types import WrapperOptions
+from flag_rerank_integrations.plain_numbers import plain_number
 from flag_rerank_integrations.ray_options import RayOptions
 from flag_rerank_integrations.reranker_source import Config, RerankerLike, RerankerSource
 from flag_rerank_integrations.wrapping import (
@@ -58,7 +59,7 @@ class PostprocessorFields(WrapperOptions, total=False):
     score_key: str | None
     metadata_mode: MetadataMode
     keep_retrieval_score: bool
-    callback_manager: CallbackManager
+    callback_manager: CallbackManager | None
 
 
 class PostprocessorOptions(BaseNodePostprocessor):
@@ -118,12 +119,19 @@ class PostprocessorOptions(BaseNodePostprocessor):
         def __init__(self, /, **fields: Any) -> None:  # noqa: ANN401 - any field's value
             if fields.get("class_name") == self.class_name():  # `model_dump` writes it among the fields
                 del fields["class_name"]
+            if fields.get("callback_manager", "") is None:  # as the constructors of LlamaIndex's own components take it
+                del fields["callback_manager"]
             config, settled = settle_fields(fields, _VERBS)
             try:
                 super().__init__(**settled)
             except ValidationError as error:
                 raise plain_error(error) from None
             self._source = RerankerSource(config, self.reranker)
+
+    @field_validator("top_n", "score_threshold", mode="before")
+    @classmethod
+    def _plain_number(cls, value: object) -> object:
+        return plain_number(value)
 
     @field_validator("score_key")
     @classmethod

@@ -114,7 +114,8 @@ class FlagRerankPostprocessor(PostprocessorOptions):
     def _copied(self, item: NodeWithScore, score: float | None) -> NodeWithScore:
         node = copy_node(item.node)
         if self.keep_retrieval_score:
-            write_hidden(node, RETRIEVAL_SCORE, item.score)
+            # Other rerankers leave numpy's numbers here, and metadata goes into JSON.
+            write_hidden(node, RETRIEVAL_SCORE, None if item.score is None else float(item.score))
         if self.score_key is not None and score is not None:
             write_hidden(node, self.score_key, score)
         return item.model_copy(update={"node": node, "score": score})

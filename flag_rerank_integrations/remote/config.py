@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from flag_rerank_integrations.errors import ConfigError
 from flag_rerank_integrations.option_values import check_count, check_names, refuse
+from flag_rerank_integrations.plain_numbers import plain_number
 from flag_rerank_integrations.remote.forms import FORMS
 from flag_rerank_integrations.remote.secret import Secret
 
@@ -89,6 +90,8 @@ class RemoteConfig:
             FORMS[self.form].check(self.model, self.normalize, self.long_passages)
 
     def _check_numbers(self) -> None:
+        for name in ("max_passages", "max_concurrency", "retries", "timeout", "connect_timeout"):
+            object.__setattr__(self, name, plain_number(getattr(self, name)))
         if self.max_passages != "auto":
             check_count("max_passages", self.max_passages, least=1)
         check_count("max_concurrency", self.max_concurrency, least=1)
@@ -146,7 +149,7 @@ class RemoteConfig:
         """
         try:
             options = json.loads(text)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             msg = f"The config is not valid JSON: {error}"
             raise ConfigError(msg) from error
         return cls.from_dict(options)
@@ -172,5 +175,5 @@ def _checked_url(url: object) -> str:
 
 def _check_seconds(name: str, value: object) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not 0 < float(value) < math.inf:  # type: ignore[arg-type] # a number, as the line above found
-        refuse(name, value, "a positive number of seconds")
+    if not number or not 0 < value <= threading.TIMEOUT_MAX:  # type: ignore[operator] # a number, as the line above found
+        refuse(name, value, f"a positive number of seconds, at most {threading.TIMEOUT_MAX:.0f}")
