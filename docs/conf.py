@@ -69,7 +69,6 @@ _OUTSIDE = {
     "../benchmarks/README.md": "benchmarks.md",
     "../notebooks/": "notebooks/",
 }
-_PATTERN = re.compile(r"^(?P<pattern>[a-z/]+\*)\n", re.MULTILINE)
 _LINK = re.compile(r"\]\((?P<up>(?:\.\./)*)(?P<target>[^)\s]+)\)")
 
 
@@ -80,15 +79,6 @@ def _copy_notebooks() -> None:
     copies.mkdir()
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         shutil.copyfile(path, copies / path.name)
-
-
-def _drop_empty(_app: Any, _docname: str, source: list[str]) -> None:  # noqa: ANN401 - sphinx.application.Sphinx
-    """Leave patterns out of tables of contents that match no page (yet): Sphinx warns of them."""
-
-    def kept(found: re.Match[str]) -> str:
-        return found[0] if any((ROOT / "docs").glob(f"{found['pattern']}.*")) else ""
-
-    source[0] = _PATTERN.sub(kept, source[0])
 
 
 _as_written: dict[str, list[str]] = {}
@@ -139,7 +129,6 @@ def _lead_inside(_app: Any, docname: str, source: list[str]) -> None:  # noqa: A
 def setup(app: Any) -> None:  # noqa: ANN401 - sphinx.application.Sphinx
     """Prepare what is not there as Sphinx wants it."""
     _copy_notebooks()
-    app.connect("source-read", _drop_empty)
     app.connect("source-read", _lead_inside)
     app.connect("autodoc-process-docstring", _keep, priority=400)  # before Napoleon, which has 500 ...
     app.connect("autodoc-process-docstring", _restore, priority=600)  # ... and after it
