@@ -126,10 +126,17 @@ def _lead_inside(_app: Any, docname: str, source: list[str]) -> None:  # noqa: A
     source[0] = _LINK.sub(inside, source[0])
 
 
+def _name_language(_app: Any, pagename: str, _template: str, context: dict[str, Any], _doctree: object) -> None:  # noqa: ANN401 - as above
+    """Say that Chinese pages are Chinese: browsers choose glyphs, and screen readers voices, by it."""
+    if pagename.startswith("zh/"):
+        context["language"] = "zh-CN"
+
+
 def setup(app: Any) -> None:  # noqa: ANN401 - sphinx.application.Sphinx
     """Prepare what is not there as Sphinx wants it."""
     _copy_notebooks()
     app.connect("source-read", _lead_inside)
+    app.connect("html-page-context", _name_language)
     app.connect("autodoc-process-docstring", _keep, priority=400)  # before Napoleon, which has 500 ...
     app.connect("autodoc-process-docstring", _restore, priority=600)  # ... and after it
     app.connect("autodoc-process-signature", _valid_signature)
