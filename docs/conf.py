@@ -26,6 +26,8 @@ html_theme = "furo"
 html_title = f"{project} {release}"
 html_copy_source = False
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
 # Notebooks come with the outputs that their own tests have made.
 nb_execution_mode = "off"
