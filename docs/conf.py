@@ -26,6 +26,8 @@ html_theme = "furo"
 html_title = f"{project} {release}"
 html_copy_source = False
 html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
 # Notebooks come with the outputs that their own tests have made.
 nb_execution_mode = "off"
@@ -33,6 +35,8 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
+python_maximum_signature_line_length = 100  # beyond it each parameter has a line
+toc_object_entries_show_parents = "hide"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
@@ -69,7 +73,6 @@ _OUTSIDE = {
     "../benchmarks/README.md": "benchmarks.md",
     "../notebooks/": "notebooks/",
 }
-_PATTERN = re.compile(r"^(?P<pattern>[a-z/]+\*)\n", re.MULTILINE)
 _LINK = re.compile(r"\]\((?P<up>(?:\.\./)*)(?P<target>[^)\s]+)\)")
 
 
@@ -80,15 +83,6 @@ def _copy_notebooks() -> None:
     copies.mkdir()
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
         shutil.copyfile(path, copies / path.name)
-
-
-def _drop_empty(_app: Any, _docname: str, source: list[str]) -> None:  # noqa: ANN401 - sphinx.application.Sphinx
-    """Leave patterns out of tables of contents that match no page (yet): Sphinx warns of them."""
-
-    def kept(found: re.Match[str]) -> str:
-        return found[0] if any((ROOT / "docs").glob(f"{found['pattern']}.*")) else ""
-
-    source[0] = _PATTERN.sub(kept, source[0])
 
 
 _as_written: dict[str, list[str]] = {}
@@ -136,11 +130,17 @@ def _lead_inside(_app: Any, docname: str, source: list[str]) -> None:  # noqa: A
     source[0] = _LINK.sub(inside, source[0])
 
 
+def _name_language(_app: Any, pagename: str, _template: str, context: dict[str, Any], _doctree: object) -> None:  # noqa: ANN401 - as above
+    """Say that Chinese pages are Chinese: browsers choose glyphs, and screen readers voices, by it."""
+    if pagename.startswith("zh/"):
+        context["language"] = "zh-CN"
+
+
 def setup(app: Any) -> None:  # noqa: ANN401 - sphinx.application.Sphinx
     """Prepare what is not there as Sphinx wants it."""
     _copy_notebooks()
-    app.connect("source-read", _drop_empty)
     app.connect("source-read", _lead_inside)
+    app.connect("html-page-context", _name_language)
     app.connect("autodoc-process-docstring", _keep, priority=400)  # before Napoleon, which has 500 ...
     app.connect("autodoc-process-docstring", _restore, priority=600)  # ... and after it
     app.connect("autodoc-process-signature", _valid_signature)

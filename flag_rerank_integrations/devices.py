@@ -60,7 +60,8 @@ CPU: Final = Device("cpu")
 def inventory() -> tuple[DeviceInfo, ...]:
     """List the devices of this machine that this process may use, accelerators first.
 
-    The CPU is always there, and comes last. Free memory of CUDA devices is what `nvidia-smi` tells.
+    The CPU is always there, and comes last. Free memory of CUDA devices is what the driver tells: by NVML
+    where nvidia-ml-py is installed, else by `nvidia-smi`.
     """
     import torch
 

@@ -92,7 +92,7 @@ print(f"\n{reranker.stats().pairs} pairs from both; this process, all libraries 
 # | `device=` | where the model runs |
 # |---|---|
 # | `"auto"` | the accelerator with the most free memory, or the CPU |
-# | `"cuda:1"` | that GPU, and nothing is allocated on any other |
+# | `"cuda:1"` | that GPU |
 # | `["cuda:0", "cuda:2"]`, `"all"`, `"auto:2"` | several: a process with a model of its own for each |
 # | `"cpu:2"` | two processes on the CPU, which is what this notebook can show anywhere |
 #

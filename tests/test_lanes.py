@@ -118,7 +118,7 @@ def test_an_error_keeps_nothing_of_its_batch(lanes: Lanes) -> None:
         held.append(weakref.ref(batch))
         bytearray(1 << 62)
 
-    count = len(lanes.shares([10] * 16))
+    count = len(lanes.shares([10] * 16, len))
     gc.disable()  # what only the collector of circles would free is not free when the batch is tried again
     try:
         for _ in range(3):
@@ -132,10 +132,10 @@ def test_an_error_keeps_nothing_of_its_batch(lanes: Lanes) -> None:
 
 @TOGETHER
 def test_what_is_run_after_the_close_is_run_without_them(lanes: Lanes) -> None:
-    count = len(lanes.shares([10] * 16))
+    count = len(lanes.shares([10] * 16, len))
     lanes.close()
     assert lanes.run([threading.current_thread] * count) == [threading.current_thread()] * count
-    assert lanes.shares([10] * 16) == [list(range(16))]
+    assert lanes.shares([10] * 16, len) == [list(range(16))]
 
 
 @TOGETHER
@@ -149,7 +149,7 @@ def test_where_no_thread_can_be_started_batches_are_computed_without(lanes: Lane
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start_first_alone)
-    assert lanes.shares([10] * 16) == [list(range(16))]
+    assert lanes.shares([10] * 16, len) == [list(range(16))]
     assert lanes.run([lambda: 1]) == [1]
     assert len(running()) == before, "the one that had been started has ended"
 

@@ -21,7 +21,8 @@ from flag_rerank_integrations.monitoring import PrometheusCollector
 from flag_rerank_integrations.monitoring.catalog import MEASURES
 from flag_rerank_integrations.results import CALL_SECONDS_BOUNDS
 
-DASHBOARD = Path(__file__).parent.parent / "docs" / "grafana-dashboard.json"
+DOCS = Path(__file__).parent.parent / "docs"
+DASHBOARD = DOCS / "grafana-dashboard.json"
 LONG = "giant panda bear in China " * 100
 # Asked of the driver of an accelerator alone, which a machine of tests need not have.
 OF_ACCELERATORS = {"flag_rerank_device_utilization_ratio"}
@@ -201,6 +202,30 @@ def test_the_dashboard_asks_for_metrics_that_exist(single: Reranker, serve: Serv
     assert asked - found.names == OF_ACCELERATORS
     assert {name for name in OF_ACCELERATORS if name in found.kinds} == OF_ACCELERATORS
     assert len(asked) > 20
+
+
+def queries() -> list[tuple[str, str]]:
+    """Every query of the dashboard's panels with its legend, and those of the alerts of docs/monitoring.md."""
+    targets = [target for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel.get("targets", ())]
+    alerts = re.findall(r"^  expr: (.+)$", (DOCS / "monitoring.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(targets) > 30
+    assert len(alerts) == 4
+    return [(target["expr"], target["legendFormat"]) for target in targets] + [(alert, "") for alert in alerts]
+
+
+def test_queries_name_labels_that_their_metrics_have(single: Reranker, serve: Serve) -> None:
+    with asking(serve("infinity")) as remote, served(PrometheusCollector({"one": single, "two": remote})) as scrape:
+        found = scrape()
+    known = {name: {"reranker", "worker", "device"} for name in OF_ACCELERATORS}
+    for name, labels in found.values:
+        known.setdefault(name, set()).update(dict(labels))
+    for query, legend in queries():
+        selected = re.findall(r"(\w+)(?:=~|!~|!=|=)\"", query)
+        grouped = [label for names in re.findall(r"\bby \(([^)]*)\)", query) for label in names.split(", ")]
+        shown = set(re.findall(r"{{(\w+)}}", legend))
+        for name in re.findall(r"flag_rerank_\w+", query):
+            assert {*selected, *grouped, *shown} <= known[name], query
+        assert not grouped or shown <= set(grouped), f"aggregated away, so the legend would be empty: {query}"
 
 
 def test_the_dashboard_can_be_imported() -> None:

@@ -1,4 +1,4 @@
-"""Both READMEs show the same, and what they name is there; test_guides.py runs their examples."""
+"""Pages in two languages show the same, and what READMEs name is there; test_guides.py runs their examples."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 from guide_pages import ROOT, blocks
 
 READMES = ("README.md", "README.zh-CN.md")
+GUIDES = ("quickstart", "devices", "multi-gpu")
 
 
 def test_both_readmes_show_the_same_examples() -> None:
@@ -15,6 +16,17 @@ def test_both_readmes_show_the_same_examples() -> None:
     assert english == chinese
     assert len(english) == 4
     assert all(output is not None for _, output in english), "the README shows no output below an example"
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_chinese_guides_lack_no_example_and_no_row(guide: str) -> None:
+    names = f"docs/{guide}.md", f"docs/zh/{guide}.md"
+    english, chinese = ([block.output for block in blocks(name)] for name in names)
+    assert [output for output in chinese if output in english] == english
+    rows, translated = (
+        len(re.findall(r"^\|", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)) for name in names
+    )
+    assert rows == translated > 0
 
 
 @pytest.mark.parametrize("name", READMES)

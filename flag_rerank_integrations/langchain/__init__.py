@@ -1,10 +1,8 @@
 """LangChain: re-ranking as a document compressor, as a retriever and as a cross-encoder.
 
-In one line each::
-
-    FlagRerankCompressor   a `BaseDocumentCompressor`, for `ContextualCompressionRetriever` and LCEL
-    FlagRerankRetriever    a `BaseRetriever` that re-ranks what another retriever finds
-    FlagCrossEncoder       a `BaseCrossEncoder`, for code that wants scores
+- `FlagRerankCompressor` is a `BaseDocumentCompressor`, for `ContextualCompressionRetriever` and LCEL.
+- `FlagRerankRetriever` is a `BaseRetriever` that re-ranks what another retriever finds.
+- `FlagCrossEncoder` is a `BaseCrossEncoder`, for code that wants scores.
 
 All three take the options of `Reranker`, or `reranker=` to share a live one.
 Importing this package imports neither torch nor another framework; a model is
