@@ -198,7 +198,7 @@ def test_the_cpu_of_torch_is_one_worker_whatever_its_number(tiny: TinyModels) ->
         Reranker(tiny("bert"), device="cpu:100000000000000")
 
 
-@pytest.mark.parametrize("seconds", [1e10, 10**400, threading.TIMEOUT_MAX * 2])
+@pytest.mark.parametrize("seconds", [1e10, 10**400, threading.TIMEOUT_MAX * 2], ids=["long", "huge", "twice the most"])
 def test_a_timeout_that_no_clock_can_wait_for_is_refused(seconds: float) -> None:
     with pytest.raises(ConfigError, match=r"^timeout must be a positive number of seconds or None, at most "):
         RerankConfig(timeout=seconds)
