@@ -22,7 +22,7 @@ from flag_rerank_integrations.results import RerankStats
 
 __all__ = ["WorkerProcess", "worker_processes"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _LAST_WORDS: Final = 20
 _MODULE: Final = "flag_rerank_integrations.executors._child"
@@ -45,8 +45,8 @@ class WorkerProcess:
 
     def __init__(self, config: RerankConfig, device: Device, threads: int, on_exit: Callable[[], None]) -> None:
         self._on_exit = on_exit
-        self.device = device
-        self.stats = RerankStats()
+        self.device: Device = device
+        self.stats: RerankStats = RerankStats()
         self._config = config
         self._environment = child_environment(dict(os.environ), device, threads)
         self._process: subprocess.Popen[bytes] | None = None

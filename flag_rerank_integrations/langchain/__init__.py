@@ -15,11 +15,11 @@ from __future__ import annotations
 
 try:
     import langchain_core as _langchain_core
-except ModuleNotFoundError as error:
-    if error.name != "langchain_core":
+except ModuleNotFoundError as _error:
+    if _error.name != "langchain_core":
         raise
     _msg = "LangChain is not installed: pip install 'flag-rerank-integrations[langchain]'"
-    raise ModuleNotFoundError(_msg, name=error.name) from error
+    raise ModuleNotFoundError(_msg, name=_error.name) from _error
 
 from flag_rerank_integrations.langchain.compressor import FlagRerankCompressor, RerankInput
 from flag_rerank_integrations.langchain.cross_encoder import FlagCrossEncoder

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 try:
     import llama_index.core  # noqa: F401 - a missing extra is told here, before the modules below need it
-except ModuleNotFoundError as error:
-    if not (error.name or "").startswith("llama_index"):
+except ModuleNotFoundError as _error:
+    if not (_error.name or "").startswith("llama_index"):
         raise
-    msg = "LlamaIndex is not installed. Install it with: pip install 'flag-rerank-integrations[llama-index]'"
-    raise ModuleNotFoundError(msg, name=error.name) from error
+    _msg = "LlamaIndex is not installed. Install it with: pip install 'flag-rerank-integrations[llama-index]'"
+    raise ModuleNotFoundError(_msg, name=_error.name) from _error
 
 from flag_rerank_integrations.llama_index.postprocessor import FlagRerankPostprocessor
 

@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle
@@ -47,7 +47,7 @@ from flag_rerank_integrations.wrapping import (
 
 __all__ = ["FlagRerankPostprocessor"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _RETRIEVAL_SCORE: Final = "retrieval_score"
 _VERBS: Final = ("rank", "arank")
@@ -83,7 +83,7 @@ class FlagRerankPostprocessor(BaseNodePostprocessor):
         pydantic.ValidationError: There is no such field.
     """
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", validate_assignment=True)
 
     reranker: Any = Field(default=None, exclude=True, repr=False)
     remote: Annotated[Any, PlainSerializer(stored_remote), WithJsonSchema({"type": ["object", "null"]})] = None

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 try:
     import pytest
-except ModuleNotFoundError as error:
-    if error.name != "pytest":
+except ModuleNotFoundError as _error:
+    if _error.name != "pytest":
         raise
-    msg = "pytest is not installed. Install it with: pip install 'flag-rerank-integrations[testing]'"
-    raise ModuleNotFoundError(msg, name="pytest") from error
+    _msg = "pytest is not installed. Install it with: pip install 'flag-rerank-integrations[testing]'"
+    raise ModuleNotFoundError(_msg, name="pytest") from _error
 
 if TYPE_CHECKING:
     from flag_rerank_integrations.testing.langchain import DocumentCompressorConformance
