@@ -22,7 +22,7 @@ from flag_rerank_integrations.monitoring import cuda, nvml
 
 __all__ = ["Device", "DeviceInfo", "available_cores", "choose", "explain_auto", "host_memory", "inventory", "resolve"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _ACCELERATORS: Final = ("cuda", "xpu", "npu", "mps")
 _SPEC: Final = re.compile(r"(?P<kind>[a-z]+)(?::(?P<index>\d{1,3}))?")

@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from tokenizers import Encoding, Tokenizer
 
@@ -20,7 +21,7 @@ from flag_rerank_integrations.windows import Windows
 
 __all__ = ["PairEncoder", "PairTemplate", "TextEncoder", "TokenizedText", "repair"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 # Characters a text may have for each token that can be read, before it is cut unread.
 # Real text has 1 to 6; the first cap is generous, the second is for runs of white space.
@@ -63,7 +64,7 @@ class TextEncoder:
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = special_tokens != "parse"
-        self.tokenizer = tokenizer
+        self.tokenizer: Tokenizer = tokenizer
         self._literals = _special_literals(tokenizer) if special_tokens == "escape" else None
         self._unknown_id = _unknown_id(tokenizer)
         self._warned_unknown = False
@@ -242,13 +243,13 @@ class PairEncoder:
         instruction: str | None = None,
         windows: Windows | None = None,
     ) -> None:
-        self.texts = TextEncoder(tokenizer, special_tokens=special_tokens)
-        self.template = PairTemplate.of(tokenizer)
-        self.max_length = max_length
+        self.texts: TextEncoder = TextEncoder(tokenizer, special_tokens=special_tokens)
+        self.template: PairTemplate = PairTemplate.of(tokenizer)
+        self.max_length: int = max_length
         self._room = max_length - self.template.size
         wanted = max_length * 3 // 4 if query_max_length is None else query_max_length
-        self.query_max_length = max(0, min(wanted, self._room - 1))
-        self.reads_types = token_types
+        self.query_max_length: int = max(0, min(wanted, self._room - 1))
+        self.reads_types: bool = token_types
         self._windows = windows or Windows()
         self._instruction = instruction or ""
 

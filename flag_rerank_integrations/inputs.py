@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from flag_rerank_integrations.errors import ConfigError, InputError
 from flag_rerank_integrations.pairs import Pair
@@ -15,7 +15,7 @@ from flag_rerank_integrations.plain_numbers import plain_number
 
 __all__ = ["checked_config", "checked_cut", "checked_layers", "checked_pairs", "checked_requests"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _PAIR_SIZE = 2
 _SHOWN_CHARACTERS = 60

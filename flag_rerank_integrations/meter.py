@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from flag_rerank_integrations.batching import computed_tokens
 from flag_rerank_integrations.devices import Device
@@ -17,7 +17,7 @@ from flag_rerank_integrations.results import RerankStats
 
 __all__ = ["Meter"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -31,7 +31,7 @@ class Meter:
     """
 
     def __init__(self, device: Device, stats: RerankStats) -> None:
-        self.device = device
+        self.device: Device = device
         self._begun = stats
         self._layout: Layout = stats.layout  # type: ignore[assignment] # a plain string for its readers
         # Replaced as a whole, so that readers in other threads never see half of a change. A `RerankStats`

@@ -73,7 +73,7 @@ class RerankerSource:
     """
 
     def __init__(self, config: Config | None, shared: RerankerLike | None = None) -> None:
-        self.config = config
+        self.config: Config | None = config
         self._shared = shared
         self._lock = threading.Lock()
         self._loading: Future[Reranker | RemoteReranker] | None = None

@@ -12,7 +12,7 @@ from flag_rerank_integrations.pairs import EncodedPair, Pair
 
 __all__ = ["TruncationCheck", "warn_of_truncation"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _SHOWN_CHARACTERS: Final = 40
 

@@ -66,8 +66,8 @@ class WindowScores:
     """
 
     def __init__(self, pairs: Sequence[EncodedPair], aggregation: str) -> None:
-        self.windows = [window for pair in pairs for window in (pair, *pair.rest)]
-        self.owners = [i for i, pair in enumerate(pairs) for _ in range(1 + len(pair.rest))]
+        self.windows: list[EncodedPair] = [window for pair in pairs for window in (pair, *pair.rest)]
+        self.owners: list[int] = [i for i, pair in enumerate(pairs) for _ in range(1 + len(pair.rest))]
         self._pairs = pairs
         self._mean = aggregation == "mean"
         self._logits: dict[int, list[tuple[float, ...]]] = {}

@@ -30,8 +30,8 @@ class Workload:
         aggregation: str,
         cache: ScoreCache,
     ) -> None:
-        self.pairs = pairs
-        self.known = cache.find(pairs)
+        self.pairs: Sequence[EncodedPair] = pairs
+        self.known: dict[int, tuple[float, ...]] = cache.find(pairs)
         self._places = places
         self._count = count
         self._scores = WindowScores(pairs, aggregation)

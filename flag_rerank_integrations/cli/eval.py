@@ -24,7 +24,7 @@ from flag_rerank_integrations.reranker_source import made_from
 
 __all__ = ["add_command"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _DESCRIPTION: Final = """\
 Re-rank what a first stage found for judged queries, and say by how much that made it better: nDCG@10, RR@10

@@ -19,7 +19,7 @@ from flag_rerank_integrations.results import RankedPassage
 
 __all__ = ["add_command"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _DESCRIPTION: Final = f"""\
 Order passages by how well they answer a query, best first.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from flag_rerank_integrations.demo.first_stage import FirstStage
 
@@ -87,4 +87,4 @@ def llama_index(first_stage: FirstStage, reranker: Reranker, top_k: int) -> Pipe
     return ask
 
 
-PIPELINES = {"LangChain": langchain, "LlamaIndex": llama_index}
+PIPELINES: Final = {"LangChain": langchain, "LlamaIndex": llama_index}

@@ -19,7 +19,7 @@ from flag_rerank_integrations.results import RankedPassage
 
 __all__ = ["DEFAULT_TOP_K", "RanksMany", "default_measures", "evaluate"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 DEFAULT_TOP_K: Final = 100
 _DEPTH: Final = 10

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from queue import Empty, SimpleQueue
+from typing import Final
 
 from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device
@@ -28,7 +29,7 @@ from flag_rerank_integrations.scorer import Scorer
 
 __all__ = ["LocalExecutor"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _STOP_SECONDS = 10.0
 

@@ -29,7 +29,7 @@ from flag_rerank_integrations.windows import Windows
 
 __all__ = ["PoolExecutor"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _MOST_FAILURES: Final = 2
 _CHARACTERS_PER_TOKEN: Final = 6

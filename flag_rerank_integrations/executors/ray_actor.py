@@ -22,7 +22,7 @@ from flag_rerank_integrations.executors._child import answer, described, figures
 
 __all__ = ["WATCH", "RerankActor"]
 
-WATCH = "watch"
+WATCH: Final = "watch"
 """The concurrency group of `stay`, which so keeps no message waiting."""
 
 

@@ -14,7 +14,7 @@ from flag_rerank_integrations.ray_options import RayOptions
 
 __all__ = ["connect", "gpus_of_a_worker", "no_room", "session"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _NOT_SHOWN: Final = ("memory", "object_store_memory")
 

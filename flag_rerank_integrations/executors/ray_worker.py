@@ -34,8 +34,8 @@ class RayWorker:
     """
 
     def __init__(self, config: RerankConfig, options: RayOptions, number: int, on_exit: Callable[[], None]) -> None:
-        self.stats = RerankStats()
-        self.device = f"ray:{number}"
+        self.stats: RerankStats = RerankStats()
+        self.device: str = f"ray:{number}"
         self.pid: int | None = None
         self._name = self.device
         # What the actor loads is its own affair: it runs alone, on what Ray gives it.

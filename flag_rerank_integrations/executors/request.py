@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Final
 
 from flag_rerank_integrations.errors import WorkerError
 from flag_rerank_integrations.executors.base import OnProgress
@@ -15,7 +16,7 @@ from flag_rerank_integrations.pairs import SCORE, Pair, ScoredPairs, Task
 
 __all__ = ["OpenRequests", "Request", "closed_error", "forked_error", "unless_forked"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)

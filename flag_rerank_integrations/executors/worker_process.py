@@ -23,7 +23,7 @@ from flag_rerank_integrations.results import RerankStats
 
 __all__ = ["WorkerProcess", "worker_processes"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _LAST_WORDS: Final = 20
 _MODULE: Final = "flag_rerank_integrations.executors._child"
@@ -49,9 +49,9 @@ class WorkerProcess:
         self, config: RerankConfig, device: Device, threads: int, on_exit: Callable[[], None], name: str
     ) -> None:
         self._on_exit = on_exit
-        self.device = device
-        self.name = name
-        self.stats = RerankStats()
+        self.device: Device = device
+        self.name: str = name
+        self.stats: RerankStats = RerankStats()
         self._config = config
         own_name = cuda.driver_name(device.index or 0) if device.kind == "cuda" else None
         self._environment = child_environment(dict(os.environ), device, threads, own_name)

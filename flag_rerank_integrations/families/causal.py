@@ -113,7 +113,7 @@ class CausalEncoder:
         windows: Windows | None = None,
         passage_instruction: str | None = None,
     ) -> None:
-        self.texts = TextEncoder(tokenizer, special_tokens=special_tokens)
+        self.texts: TextEncoder = TextEncoder(tokenizer, special_tokens=special_tokens)
         self._start = [] if bos_id is None else [bos_id]
         self._separator = self.texts.ids("\n")
         self._tail = self._separator + self.texts.ids(prompt)
@@ -122,7 +122,7 @@ class CausalEncoder:
         self._windows = windows or Windows()
         self._passage_instruction = passage_instruction or ""
         self._lengths = _Lengths(query=0, body=0)
-        self.max_length = 0
+        self.max_length: int = 0
 
     @property
     def tail_length(self) -> int:

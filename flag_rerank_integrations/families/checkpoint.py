@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from flag_rerank_integrations.config import DEFAULT_MAX_LENGTH, QUICKSTART, RerankConfig
 from flag_rerank_integrations.errors import ConfigError, ModelLoadError
@@ -17,7 +17,7 @@ from flag_rerank_integrations.families.quickstart import locate
 
 __all__ = ["Checkpoint", "effective_max_length", "position_limit"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 # Families that count positions from padding_idx + 1, so that so many rows of the table are never read.
 _OFFSET_POSITIONS = frozenset({"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer"})

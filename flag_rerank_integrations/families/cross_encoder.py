@@ -29,7 +29,7 @@ from flag_rerank_integrations.pairs import EncodedPair, Layout, Pair
 
 __all__ = ["CrossEncoderFamily", "load"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE: Final = 64
 # Characters a text may have for each token that can be read, before it is cut unread; the
@@ -96,8 +96,8 @@ class CrossEncoderFamily(Family):
         stopwatch: Stopwatch,
     ) -> None:
         self.layout: Layout = "single"
-        self.max_length = max_length
-        self.load_seconds = stopwatch.seconds
+        self.max_length: int = max_length
+        self.load_seconds: dict[str, float] = stopwatch.seconds
         self._model = model
         self._device = torch.device(str(device))
         self._instruction = config.instruction or ""

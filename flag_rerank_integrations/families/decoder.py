@@ -79,7 +79,7 @@ class Norm(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(shape.size))
+        self.weight: nn.Parameter = nn.Parameter(torch.empty(shape.size))
         self._eps, self._offset = shape.norm_eps, shape.norm_offset
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -96,10 +96,10 @@ class Attention(nn.Module):
         self._head_size = shape.head_size
         self._rule = AttentionRule(causal=True, scaling=shape.attention_scale, window=window, softcap=shape.softcap)
         width, key_width = shape.heads * shape.head_size, shape.key_heads * shape.head_size
-        self.q_proj = nn.Linear(shape.size, width, bias=shape.attention_bias)
-        self.k_proj = nn.Linear(shape.size, key_width, bias=shape.attention_bias)
-        self.v_proj = nn.Linear(shape.size, key_width, bias=shape.attention_bias)
-        self.o_proj = nn.Linear(width, shape.size, bias=shape.attention_bias)
+        self.q_proj: nn.Linear = nn.Linear(shape.size, width, bias=shape.attention_bias)
+        self.k_proj: nn.Linear = nn.Linear(shape.size, key_width, bias=shape.attention_bias)
+        self.v_proj: nn.Linear = nn.Linear(shape.size, key_width, bias=shape.attention_bias)
+        self.o_proj: nn.Linear = nn.Linear(width, shape.size, bias=shape.attention_bias)
 
     def forward(self, hidden: Tensor, place: Place) -> Tensor:
         """Attend; `hidden` is (tokens, size), and there is a row of output for each that is wanted."""
@@ -122,9 +122,9 @@ class Feedforward(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(shape.size, shape.inner_size, bias=False)
-        self.up_proj = nn.Linear(shape.size, shape.inner_size, bias=False)
-        self.down_proj = nn.Linear(shape.inner_size, shape.size, bias=False)
+        self.gate_proj: nn.Linear = nn.Linear(shape.size, shape.inner_size, bias=False)
+        self.up_proj: nn.Linear = nn.Linear(shape.size, shape.inner_size, bias=False)
+        self.down_proj: nn.Linear = nn.Linear(shape.inner_size, shape.size, bias=False)
         self._activation = ACTIVATIONS[shape.activation]
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -144,9 +144,9 @@ class Decoder(nn.Module):
 
     def __init__(self, shape: Shape, make_layer: Callable[[Shape, int | None], nn.Module], depth: int) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(shape.vocabulary, shape.size)
-        self.layers = nn.ModuleList(make_layer(shape, window) for window in shape.windows[:depth])
-        self.norm = Norm(shape)
+        self.embed_tokens: nn.Embedding = nn.Embedding(shape.vocabulary, shape.size)
+        self.layers: nn.ModuleList = nn.ModuleList(make_layer(shape, window) for window in shape.windows[:depth])
+        self.norm: Norm = Norm(shape)
         self._scale = shape.embedding_scale
         self._rotations = _Rotations(shape.head_size, shape.rope_theta)
 

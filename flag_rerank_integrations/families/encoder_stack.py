@@ -39,7 +39,7 @@ class EncoderStack(torch.nn.Module):
         *others, last = encoder.layer
         space = Workspace()
         layers = [_Layer(layer, space) for layer in others]
-        self.layers = torch.nn.ModuleList([*layers, _FirstTokenLayer(last, space)])
+        self.layers: torch.nn.ModuleList = torch.nn.ModuleList([*layers, _FirstTokenLayer(last, space)])
 
     def forward(self, hidden_states: torch.Tensor, **_options: Any) -> BaseModelOutputWithPastAndCrossAttentions:  # noqa: ANN401 - as called
         """Map embeddings of shape (1, tokens, size) to hidden states of shape (pairs, 1, size)."""

@@ -14,7 +14,7 @@ from flag_rerank_integrations.families.weight_files import PICKLES, pickle_error
 
 __all__ = ["fetch"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _NO_PLACE: Final = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 _NO_ACCESS: Final = (401, 403)

@@ -39,9 +39,11 @@ class Int8Linear(torch.nn.Module):
         super().__init__()
         scale = weight.detach().float().abs().amax(1).clamp_(min=_LEAST_SCALE) / weight_range()
         rounded = (weight.detach().float() / scale[:, None]).round_().to(torch.int8)
-        self.quantized = torch.nn.Parameter(rounded, requires_grad=False)
-        self.scale = torch.nn.Parameter(scale, requires_grad=False)
-        self.bias = None if bias is None else torch.nn.Parameter(bias.detach().float(), requires_grad=False)
+        self.quantized: torch.nn.Parameter = torch.nn.Parameter(rounded, requires_grad=False)
+        self.scale: torch.nn.Parameter = torch.nn.Parameter(scale, requires_grad=False)
+        self.bias: torch.nn.Parameter | None = (
+            None if bias is None else torch.nn.Parameter(bias.detach().float(), requires_grad=False)
+        )
 
     def forward(self, inputs: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Map (..., inputs) to (..., outputs) in float32.

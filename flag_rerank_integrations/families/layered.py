@@ -92,11 +92,11 @@ class LayeredModel(LayeredFamily):
         device: Device,
         load_seconds: dict[str, float],
     ) -> None:
-        self.name = architecture.name
+        self.name: str = architecture.name
         self.layout: Layout = "packed"
-        self.layers = heads.layers
-        self.max_length = encoder.max_length
-        self.load_seconds = load_seconds
+        self.layers: range = heads.layers
+        self.max_length: int = encoder.max_length
+        self.load_seconds: dict[str, float] = load_seconds
         self._encoder = encoder
         self._decoder: Decoder | None = decoder
         self._heads: Heads | None = heads
@@ -104,7 +104,7 @@ class LayeredModel(LayeredFamily):
         self._device = torch.device(str(device))
         self._ratio = config.compress_ratio
         self._compressed = frozenset(config.compress_layers if config.compress_ratio > 1 else ())
-        self.state_bytes = architecture.shape.size * decoder.norm.weight.element_size()
+        self.state_bytes: int = architecture.shape.size * decoder.norm.weight.element_size()
 
     def encode(self, pairs: Sequence[Pair]) -> list[EncodedPair]:
         """Tokenize pairs, each distinct text once, and cut them to fit; same order."""

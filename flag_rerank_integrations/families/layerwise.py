@@ -39,10 +39,10 @@ class ScaledLayer(nn.Module):
 
     def __init__(self, shape: Shape, window: int | None) -> None:
         super().__init__()
-        self.self_attn = Attention(shape, window)
-        self.mlp = Feedforward(shape)
-        self.input_layernorm = Norm(shape)
-        self.post_attention_layernorm = Norm(shape)
+        self.self_attn: Attention = Attention(shape, window)
+        self.mlp: Feedforward = Feedforward(shape)
+        self.input_layernorm: Norm = Norm(shape)
+        self.post_attention_layernorm: Norm = Norm(shape)
         self._scale = shape.residual_scale
 
     def forward(self, hidden: Tensor, place: Place) -> Tensor:

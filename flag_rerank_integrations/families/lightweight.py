@@ -40,12 +40,12 @@ class SandwichLayer(nn.Module):
 
     def __init__(self, shape: Shape, window: int | None) -> None:
         super().__init__()
-        self.self_attn = Attention(shape, window)
-        self.mlp = Feedforward(shape)
-        self.input_layernorm = Norm(shape)
-        self.post_attention_layernorm = Norm(shape)
-        self.pre_feedforward_layernorm = Norm(shape)
-        self.post_feedforward_layernorm = Norm(shape)
+        self.self_attn: Attention = Attention(shape, window)
+        self.mlp: Feedforward = Feedforward(shape)
+        self.input_layernorm: Norm = Norm(shape)
+        self.post_attention_layernorm: Norm = Norm(shape)
+        self.pre_feedforward_layernorm: Norm = Norm(shape)
+        self.post_feedforward_layernorm: Norm = Norm(shape)
 
     def forward(self, hidden: Tensor, place: Place) -> Tensor:
         """Run the layer over (tokens, size)."""

@@ -39,7 +39,7 @@ from flag_rerank_integrations.windows import Windows
 
 __all__ = ["OnnxFamily", "load"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _INPUTS: Final = frozenset({"input_ids", "attention_mask", "token_type_ids"})
 _INTEGERS: Final = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
@@ -105,8 +105,8 @@ class OnnxFamily(Family):
         pad_id: int = 0,
     ) -> None:
         self.layout: Layout = "single"
-        self.max_length = encoder.max_length
-        self.load_seconds = load_seconds
+        self.max_length: int = encoder.max_length
+        self.load_seconds: dict[str, float] = load_seconds
         self._session = session
         self._encoder = encoder
         self._pad_id = pad_id

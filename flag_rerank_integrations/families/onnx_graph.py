@@ -14,7 +14,7 @@ from flag_rerank_integrations.errors import DeviceError, ModelLoadError
 
 __all__ = ["cpu_count", "find_weights", "is_dynamically_quantized", "is_runtimes_own", "open_session", "said"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _PROVIDERS: Final = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _ERRORS_ONLY: Final = 3

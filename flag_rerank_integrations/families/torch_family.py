@@ -29,7 +29,7 @@ from flag_rerank_integrations.pairs import EncodedPair, Layout, Pair
 
 __all__ = ["TorchFamily", "Way"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _TOLERANCE: Final = {torch.float32: 1e-5, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 Way = Literal["own layers", "packed", "padded"]
@@ -65,9 +65,9 @@ class TorchFamily(Family, ABC):
     """Whether all layers compute in one `Workspace`."""
 
     def __init__(self, model: Any, device: Device, max_length: int, stopwatch: Stopwatch) -> None:  # noqa: ANN401 - transformers' models share no typed base
-        self.model = model
-        self.max_length = max_length
-        self.load_seconds = stopwatch.seconds
+        self.model: Any = model
+        self.max_length: int = max_length
+        self.load_seconds: dict[str, float] = stopwatch.seconds
         self.layout: Layout = "single"
         self.way: Way = "padded"
         self._put_back: Callable[[], None] | None = None

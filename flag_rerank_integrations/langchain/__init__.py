@@ -13,13 +13,13 @@ from __future__ import annotations
 
 try:
     import langchain_core as _langchain_core
-except ModuleNotFoundError as error:
-    if error.name != "langchain_core":
+except ModuleNotFoundError as _error:
+    if _error.name != "langchain_core":
         raise
-    from flag_rerank_integrations.errors import MissingExtraError
+    from flag_rerank_integrations.errors import MissingExtraError as _MissingExtraError
 
     _msg = "LangChain is not installed: pip install 'flag-rerank-integrations[langchain]'"
-    raise MissingExtraError(_msg, name=error.name) from error
+    raise _MissingExtraError(_msg, name=_error.name) from _error
 
 from flag_rerank_integrations.langchain.compressor import FlagRerankCompressor, RerankInput
 from flag_rerank_integrations.langchain.cross_encoder import FlagCrossEncoder

@@ -59,7 +59,9 @@ class RerankerOptions(BaseModel):
             the same message. Both are a ValueError.
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, validate_assignment=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", arbitrary_types_allowed=True, validate_assignment=True
+    )
 
     model: str = DEFAULT_MODEL
     device: str | tuple[str, ...] = "auto"

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 try:
     import llama_index.core  # noqa: F401 - a missing extra is told here, before the modules below need it
-except ModuleNotFoundError as error:
-    if not (error.name or "").startswith("llama_index"):
+except ModuleNotFoundError as _error:
+    if not (_error.name or "").startswith("llama_index"):
         raise
-    from flag_rerank_integrations.errors import MissingExtraError
+    from flag_rerank_integrations.errors import MissingExtraError as _MissingExtraError
 
-    msg = "LlamaIndex is not installed. Install it with: pip install 'flag-rerank-integrations[llama-index]'"
-    raise MissingExtraError(msg, name=error.name) from error
+    _msg = "LlamaIndex is not installed. Install it with: pip install 'flag-rerank-integrations[llama-index]'"
+    raise _MissingExtraError(_msg, name=_error.name) from _error
 
 from flag_rerank_integrations.llama_index.postprocessor import FlagRerankPostprocessor
 

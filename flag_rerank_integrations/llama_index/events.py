@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher  # type: ignore[attr-defined] # re-exported unmarked
@@ -13,7 +13,7 @@ from llama_index.core.schema import NodeWithScore
 
 __all__ = ["dispatcher", "reranking"]
 
-dispatcher = get_dispatcher("flag_rerank_integrations.llama_index")
+dispatcher: Final = get_dispatcher("flag_rerank_integrations.llama_index")
 
 
 @contextmanager

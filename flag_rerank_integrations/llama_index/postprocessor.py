@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from typing_extensions import Unpack
@@ -17,7 +17,7 @@ from flag_rerank_integrations.results import RankedPassage
 
 __all__ = ["FlagRerankPostprocessor"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 
 class FlagRerankPostprocessor(PostprocessorOptions):

@@ -29,7 +29,7 @@ class Calls:
     """
 
     def __init__(self, model: str | None) -> None:
-        self.model = model
+        self.model: str | None = model
         self._lock = threading.Lock()
         self._begun = self._pairs = 0
         self._in_flight = self._pairs_in_flight = 0

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 __all__ = ["GpuReading", "reading", "readings"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _PERCENT: Final = 100
 

@@ -22,7 +22,7 @@ from flag_rerank_integrations.results import DeviceStats, RerankStats
 
 __all__ = ["RemoteScorer"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _MAYBE_TOO_LARGE: Final = frozenset({413, 422})
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RefusedError", "Transport"]
 
-logger = logging.getLogger(__name__)
+logger: Final = logging.getLogger(__name__)
 
 _BUSY: Final = frozenset({429, 502, 503, 504})
 _NO_ACCESS: Final = frozenset({401, 403})
@@ -40,7 +40,7 @@ class RefusedError(InputError):
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
-        self.status = status
+        self.status: int = status
 
 
 class Transport:
@@ -63,8 +63,8 @@ class Transport:
             timeout=httpx.Timeout(None, connect=config.connect_timeout),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=config.max_concurrency),
         )
-        self.requests = 0
-        self.repeated = 0
+        self.requests: int = 0
+        self.repeated: int = 0
 
     async def __aenter__(self) -> Self:
         """Open nothing yet: connections are made when needed."""

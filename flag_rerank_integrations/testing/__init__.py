@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 try:
     import pytest
-except ModuleNotFoundError as error:
-    if error.name != "pytest":
+except ModuleNotFoundError as _error:
+    if _error.name != "pytest":
         raise
-    from flag_rerank_integrations.errors import MissingExtraError
+    from flag_rerank_integrations.errors import MissingExtraError as _MissingExtraError
 
-    msg = "pytest is not installed. Install it with: pip install 'flag-rerank-integrations[testing]'"
-    raise MissingExtraError(msg, name="pytest") from error
+    _msg = "pytest is not installed. Install it with: pip install 'flag-rerank-integrations[testing]'"
+    raise _MissingExtraError(_msg, name="pytest") from _error
 
 if TYPE_CHECKING:
     from flag_rerank_integrations.testing.langchain import DocumentCompressorConformance

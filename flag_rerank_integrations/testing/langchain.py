@@ -22,10 +22,10 @@ from flag_rerank_integrations.testing.passages import PassageTests
 from flag_rerank_integrations.testing.rankings import RankingTests
 from flag_rerank_integrations.testing.storing import StoringTests
 
-__all__ = ["DocumentCompressorConformance", "RunLog"]
+__all__ = ["DocumentCompressorConformance"]
 
 
-class RunLog(BaseCallbackHandler):
+class _RunLog(BaseCallbackHandler):
     """Counts the starts and the ends of runs of every kind."""
 
     def __init__(self) -> None:
@@ -167,9 +167,9 @@ class DocumentCompressorConformance(
         for log in self._traced(self.unreadable()):
             assert log.balanced, f"starts {log.starts}, ends {log.ends}"
 
-    def _traced(self, items: list[Document]) -> list[RunLog]:
+    def _traced(self, items: list[Document]) -> list[_RunLog]:
         """Call both methods, whatever becomes of it, and return what the handlers of each saw."""
-        reranker, logs = self.make(), [RunLog(), RunLog()]
+        reranker, logs = self.make(), [_RunLog(), _RunLog()]
         with contextlib.suppress(Exception):
             reranker.compress_documents(items, self.query, callbacks=[logs[0]])
         with contextlib.suppress(Exception):

@@ -95,7 +95,9 @@ class Listener:
     """The three logs of one call or more."""
 
     def __init__(self) -> None:
-        self.callbacks, self.events, self.spans = CallbackLog(), EventLog(), SpanLog()
+        self.callbacks: CallbackLog = CallbackLog()
+        self.events: EventLog = EventLog()
+        self.spans: SpanLog = SpanLog()
 
     @property
     def saw_a_reranking(self) -> bool:
