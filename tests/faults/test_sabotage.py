@@ -76,7 +76,9 @@ def test_an_input_that_ends_every_worker_fails_alone(
 def test_an_exception_that_cannot_be_sent_is_told_in_words(model: str, marks: Path, expected: list[float]) -> None:
     with Reranker(model, device="cpu:2") as fresh:
         before = pids(fresh)
-        with pytest.raises(WorkerError, match=r"Scoring on cpu failed: _Unspeakable: \(its message cannot be shown\)"):
+        with pytest.raises(
+            WorkerError, match=r"Scoring on cpu #[12] failed: _Unspeakable: \(its message cannot be shown\)"
+        ):
             fresh.score(sabotage("raise the unspeakable"))
         assert same(fresh.score(PAIRS), expected)
         assert pids(fresh) == before

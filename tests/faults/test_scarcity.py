@@ -31,7 +31,7 @@ def test_a_worker_that_the_system_does_not_start_is_a_clear_error(
 ) -> None:
     assert pids(pool)  # so that all that a pool needs is imported
     limit_files(3)
-    with pytest.raises(WorkerDied, match=r"did not start a worker process for cpu: .*Too many open files"):
+    with pytest.raises(WorkerDied, match=r"did not start a worker process for cpu #1: .*Too many open files"):
         Reranker(model, device="cpu:2")
 
 
