@@ -6,6 +6,7 @@ import contextlib
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,6 +22,15 @@ def busy(pool: Reranker) -> None:
     """Wait until every worker has a shard in hand."""
     dispatchers = pool._executor._pool.dispatchers  # type: ignore[union-attr]
     wait_until(lambda: all(dispatcher.busy for dispatcher in dispatchers))
+
+
+@pytest.fixture
+def fresh(model: str) -> Iterator[Reranker]:
+    """Two workers that no test before has ended, so that none is being replaced."""
+    with Reranker(model, device="cpu:2") as reranker:
+        assert reranker.score(PAIRS)
+        wait_until(lambda: all(device.up for device in reranker.stats().devices))
+        yield reranker
 
 
 def test_killed_while_idle(pool: Reranker, expected: list[float]) -> None:
@@ -55,19 +65,18 @@ def test_all_killed_while_busy(pool: Reranker, expected: list[float]) -> None:
 
 
 def test_the_log_names_the_one_of_two_that_ended(
-    pool: Reranker, expected: list[float], caplog: pytest.LogCaptureFixture
+    fresh: Reranker, expected: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Both are workers for the device cpu, and figures call them so."""
-    wait_until(lambda: all(device.up for device in pool.stats().devices))
-    restarts = pool.stats().worker_restarts
+    restarts = fresh.stats().worker_restarts
     caplog.clear()
-    kill(pids(pool)[1])
-    assert same(pool.score(PAIRS), expected)
-    wait_until(lambda: pool.stats().worker_restarts > restarts)
+    kill(pids(fresh)[1])
+    assert same(fresh.score(PAIRS), expected)
+    wait_until(lambda: fresh.stats().worker_restarts > restarts)
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "The worker for cpu #2 has ended. It is started anew." in told
     assert not any("cpu #1" in line for line in told)
-    assert [device.name for device in pool.stats().devices] == ["cpu", "cpu"]
+    assert [device.name for device in fresh.stats().devices] == ["cpu", "cpu"]
 
 
 def test_killed_during_load(model: str) -> None:
@@ -98,10 +107,10 @@ def test_killed_during_load(model: str) -> None:
     wait_until(lambda: not new(), 10)
 
 
-def test_exit_code_zero_is_a_death_too(pool: Reranker, expected: list[float]) -> None:
+def test_exit_code_zero_is_a_death_too(fresh: Reranker, expected: list[float]) -> None:
     """A worker that leaves politely, here because its input ends, is replaced like any other."""
-    pool._executor._pool.dispatchers[0].worker._process.stdin.close()  # type: ignore[union-attr]
-    assert same(pool.score(PAIRS), expected)
+    fresh._executor._pool.dispatchers[0].worker._process.stdin.close()  # type: ignore[union-attr]
+    assert same(fresh.score(PAIRS), expected)
 
 
 def test_hang_past_the_timeout(model: str, expected: list[float]) -> None:
@@ -153,10 +162,10 @@ def test_hang_with_more_in_hand_than_a_pipe_holds(model: str) -> None:
         assert not set(hung) & set(pids(fresh))
 
 
-def test_an_exception_on_one_input_is_that_request_s_alone(pool: Reranker, expected: list[float]) -> None:
+def test_an_exception_on_one_input_is_that_request_s_alone(fresh: Reranker, expected: list[float]) -> None:
     """Something the scorer chokes on reaches a worker; it answers with the reason and lives on."""
-    alive, restore = pids(pool), []
-    for dispatcher in pool._executor._pool.dispatchers:  # type: ignore[union-attr]
+    alive, restore = pids(fresh), []
+    for dispatcher in fresh._executor._pool.dispatchers:  # type: ignore[union-attr]
         ask = dispatcher.worker.ask
         restore.append((dispatcher.worker, ask))
 
@@ -166,15 +175,15 @@ def test_an_exception_on_one_input_is_that_request_s_alone(pool: Reranker, expec
 
         dispatcher.worker.ask = asking
     with ThreadPoolExecutor(3) as callers:
-        good, small = callers.submit(pool.score, PAIRS), callers.submit(pool.score, PAIRS[:1])
-        bad = callers.submit(pool.score, [("bad", "bad"), ("q", "p")])
+        good, small = callers.submit(fresh.score, PAIRS), callers.submit(fresh.score, PAIRS[:1])
+        bad = callers.submit(fresh.score, [("bad", "bad"), ("q", "p")])
         with pytest.raises(WorkerError, match=r"Scoring on cpu #[12] failed: TypeError"):
             bad.result(100)
         assert same(good.result(100), expected)
         assert same(small.result(100), expected[:1])
     for worker, ask in restore:
         worker.ask = ask
-    assert pids(pool) == alive
+    assert pids(fresh) == alive
 
 
 def test_a_load_that_fails_is_the_same_error_as_in_one_process(model: str) -> None:
