@@ -20,6 +20,7 @@ import torch
 
 from flag_rerank_integrations import Reranker
 from flag_rerank_integrations.errors import DeviceError, RerankError, WorkerError
+from flag_rerank_integrations.executors import local
 
 CALLS = 32
 WORDS = ["panda", "bear", "Berlin", "people", "museum", "China", "area", "3,520,031"]
@@ -48,6 +49,19 @@ def expected(reranker: Reranker) -> list[list[float]]:
 def wrong(found: list[list[float]], expected: list[list[float]]) -> int:
     pairs = [(a, b) for one, two in zip(found, expected, strict=True) for a, b in zip(one, two, strict=True)]
     return sum(abs(a - b) > 3e-6 for a, b in pairs)
+
+
+def test_a_call_that_cannot_even_be_lined_up_fails_alone(
+    reranker: Reranker, expected: list[list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*_: Any) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "_Group", no_room)
+        with pytest.raises(WorkerError, match="MemoryError"):
+            reranker.score([("a", "b")])
+    assert wrong([reranker.score(requests()[0])], expected[:1]) == 0
 
 
 def test_threads(reranker: Reranker, expected: list[list[float]]) -> None:

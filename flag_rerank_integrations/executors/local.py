@@ -117,6 +117,8 @@ class _Worker(threading.Thread):
         try:
             self._serve(scorer)
         finally:
+            with self._gate:
+                self._stopping = True  # however it ended: nobody would answer what comes later
             self._fail_rest()
             scorer.close()
 
@@ -126,9 +128,18 @@ class _Worker(threading.Thread):
             kinds: dict[object, list[Request]] = {}
             for request in self._take():
                 kinds.setdefault(request.task.kind, []).append(request)
-            self._groups.extend(_Group(scorer, requests) for requests in kinds.values())
+            for requests in kinds.values():
+                self._group(scorer, requests)
             if self._groups:
                 self._turn(scorer, self._groups.popleft())
+
+    def _group(self, scorer: Scorer, requests: Sequence[Request]) -> None:
+        """Put requests in line together; where even that fails, for want of memory, their callers are told."""
+        try:
+            self._groups.append(_Group(scorer, requests))
+        except BaseException as error:  # noqa: BLE001 - as in `_turn`
+            for request in requests:
+                request.fail(_wrapped(error, self._device))
 
     def _take(self) -> list[Request]:
         """Return what is queued; wait for something only where there is nothing else to do."""
