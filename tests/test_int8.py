@@ -41,21 +41,35 @@ def test_weights_stay_small_where_sums_of_products_would_saturate(monkeypatch: p
     assert Int8Linear(torch.randn(8, 16), None).quantized.abs().max() == 63
 
 
+def plainly(layer: Int8Linear, rows: torch.Tensor, place: torch.Tensor) -> None:
+    """The same rounding, and then the product in float64."""
+    scale = rows.abs().amax(1, keepdim=True).clamp(min=1e-12) / 127
+    product = (rows / scale).round().double() @ layer.quantized.double().t()
+    bias = 0 if layer.bias is None else layer.bias.double()
+    place.copy_(product * scale.double() * layer.scale.double() + bias)
+
+
 @pytest.mark.parametrize("name", ["bert", "xlm-roberta", "modernbert", "gemma", "qwen3-classifier"])
-def test_scores_stay_close_and_independent_of_their_batch(tiny: Any, name: str) -> None:
+def test_scores_are_those_of_the_rounded_model_whatever_shares_their_batch(
+    tiny: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Reranker(tiny(name), device="cpu") as plain, Reranker(tiny(name), device="cpu", quantization="int8") as int8:
         expected, scores = plain.score(PAIRS), int8.score(PAIRS)
         alone = [int8.score([pair])[0] for pair in PAIRS]
         layers = int8._executor._scorer._family._layers()
+        monkeypatch.setattr(Int8Linear, "_multiply", plainly)
+        rounded = int8.score(PAIRS)
     assert any(isinstance(module, Int8Linear) for module in layers.modules())
     assert not any(type(module) is torch.nn.Linear for module in layers.modules())
     assert scores == pytest.approx(alone, abs=1e-5)
-    # Random weights, on a vocabulary that is not the same in every run, and 7 bits where a CPU has no VNNI: some
-    # pairs lie further off than those of a trained model would. A wrong product is off by about 1.
     scale = max(1, *map(abs, expected))
-    errors = [abs(score - right) / scale for score, right in zip(scores, expected, strict=True)]
-    assert max(errors) <= 0.4
-    assert sum(errors) / len(errors) <= 0.1
+    off = [abs(one - two) / scale for one, two in zip(scores, rounded, strict=True)]
+    # A last bit can round an input of a later layer to the next whole number, which few pairs meet.
+    assert sum(off) / len(off) <= 0.01
+    assert max(off) <= 0.05
+    # What rounding itself costs depends on the weights, drawn for a vocabulary that is new in every run, and on the
+    # CPU: 7 bits without VNNI. It stays within what a model is refused for.
+    assert scores == pytest.approx(expected, abs=torch_family._INT8_TOLERANCE * scale)
     assert scores != expected
 
 
