@@ -124,18 +124,22 @@ class Gemm:
 
     def rate(self) -> Rate:
         """Measure once."""
-        rates = [self._one_rate(*product) for product in self._products]
-        return Rate(max(rate.wall for rate in rates), max(rate.cpu for rate in rates))
+        fastest, operations, seconds = 0.0, 0, 0.0
+        for left, right, out in self._products:
+            each = 2 * left.shape[0] * left.shape[1] * right.shape[1]
+            walls, cpu = self._times(left, right, out)
+            fastest = max(fastest, each / min(walls))
+            operations, seconds = operations + each * len(walls), seconds + cpu
+        return Rate(fastest, operations / seconds)
 
     @staticmethod
-    def _one_rate(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> Rate:
+    def _times(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor) -> tuple[list[float], float]:
+        """Return the seconds of each try, and the CPU seconds of all."""
         import torch
 
-        walls, cpus = [], []
+        walls, before = [], time.process_time()
         for _ in range(_TRIES):
-            wall, cpu = time.perf_counter(), time.process_time()
+            start = time.perf_counter()
             torch.mm(left, right, out=out)
-            walls.append(time.perf_counter() - wall)
-            cpus.append(time.process_time() - cpu)
-        operations = 2 * left.shape[0] * left.shape[1] * right.shape[1]
-        return Rate(operations / min(walls), operations / min(cpus))
+            walls.append(time.perf_counter() - start)
+        return walls, time.process_time() - before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -28,6 +29,37 @@ def test_a_product_is_that_of_the_rounded_factors(rows: int, with_bias: bool) ->
     exact = rounded @ (layer.quantized.double() * layer.scale.double()[:, None]).t() + (0 if bias is None else bias)
     assert (layer(inputs).double() - exact).abs().max() < 1e-4
     assert (layer.quantized.double() * layer.scale.double()[:, None] - weight).abs().max() <= layer.scale.max() / 2
+
+
+@pytest.fixture
+def anew() -> Iterator[None]:
+    """Let it be tried again what this torch can do, and once more afterwards."""
+    tried = int8_linear._has_scaled_product, int8_linear.weight_range
+    for one in tried:
+        one.cache_clear()
+    yield
+    for one in tried:
+        one.cache_clear()
+
+
+@pytest.mark.usefixtures("anew")
+def test_without_onednns_product_the_plain_one_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, bias, inputs = torch.randn(48, 64), torch.randn(48), torch.randn(5, 64)
+    layer = Int8Linear(weight, bias)
+
+    def missing(*_arguments: object) -> None:
+        raise AttributeError
+
+    monkeypatch.setattr(int8_linear, "_scaled_product", missing)
+    int8_linear._has_scaled_product.cache_clear()
+    int8_linear.weight_range.cache_clear()
+    plain = Int8Linear(weight, bias)
+    assert not plain.weight.is_mkldnn
+    if plain.quantized.abs().max() == layer.quantized.abs().max():
+        assert torch.equal(plain.quantized, layer.quantized)
+    found, expected = plain(inputs), torch.empty(5, 48)
+    plainly(plain, inputs, expected)
+    assert torch.allclose(found, expected, atol=1e-4)
 
 
 def test_a_row_of_zeros_and_large_values_stay_finite() -> None:

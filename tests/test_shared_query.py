@@ -69,9 +69,7 @@ def test_the_query_is_computed_once(tiny: Any) -> None:
     with Reranker(tiny("llama"), device="cpu", max_length=200, max_batch_tokens=100_000) as reranker:
         family = reranker._executor._scorer._family
         rows: list[int] = []
-        family.model.base_model.layers[0].mlp.register_forward_hook(
-            lambda _m, inputs, _o: rows.append(inputs[0].shape[1])
-        )
+        family.model.base_model.layers[0].register_forward_hook(lambda _m, inputs, _o: rows.append(inputs[0].shape[1]))
         reranker.rank(LONG_QUERY, PASSAGES)
         encoded = family.encode([(LONG_QUERY, passage) for passage in dict.fromkeys(PASSAGES)])
     head = encoded[0].head_tokens

@@ -15,6 +15,7 @@ from flag_rerank_integrations.config import RerankConfig
 from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.encoding import TextEncoder, TokenizedText
 from flag_rerank_integrations.families.checkpoint import Checkpoint, effective_max_length, position_limit
+from flag_rerank_integrations.families.decoder_stack import use_decoder_layers, use_last_token_layer
 from flag_rerank_integrations.families.loading import Stopwatch, check_vocabulary, load_model, load_tokenizer
 from flag_rerank_integrations.families.prompts import prompt_text
 from flag_rerank_integrations.families.quantization import quantizes_after_load
@@ -185,7 +186,10 @@ class CausalFamily(TorchFamily):
         return self._encoder.encode(pairs)
 
     def _use_own_layers(self) -> Callable[[], None] | None:
-        return self._use_last_token_layer()
+        return use_decoder_layers(self.model)
+
+    def _use_own_last_layer(self) -> Callable[[], None] | None:
+        return use_last_token_layer(self.model)
 
     def _samples(self) -> list[EncodedPair]:
         """Add two pairs that share their beginning to those that are made up for every model."""
@@ -213,7 +217,7 @@ class CausalFamily(TorchFamily):
             input_ids=self._flat(rows),
             position_ids=self._flat(positions),
             use_cache=False,
-            logits_to_keep=0 if self.way == "own layers" else layout.last_tokens(self._device),
+            logits_to_keep=0 if self._replaces_layers else layout.last_tokens(self._device),
         ).logits
         order = [i for _, members in groups for i in members]
         return logits[0, :, 0][self._to_device(np.argsort(order))]

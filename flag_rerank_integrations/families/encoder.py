@@ -17,6 +17,7 @@ from flag_rerank_integrations.devices import Device
 from flag_rerank_integrations.encoding import PairEncoder
 from flag_rerank_integrations.errors import ConfigError, ModelLoadError
 from flag_rerank_integrations.families.checkpoint import Checkpoint, effective_max_length, position_limit
+from flag_rerank_integrations.families.decoder_stack import use_decoder_layers, use_last_token_layer
 from flag_rerank_integrations.families.encoder_stack import EncoderStack
 from flag_rerank_integrations.families.loading import Stopwatch, check_vocabulary, load_model, load_tokenizer
 from flag_rerank_integrations.families.quantization import quantizes_after_load
@@ -94,19 +95,17 @@ class EncoderFamily(TorchFamily):
 
     def _use_own_layers(self) -> Callable[[], None] | None:
         if self._is_decoder:
-            return self._use_last_token_layer()
+            return use_decoder_layers(self.model)
         base = self.model.base_model
         own = getattr(base, "encoder", None)
         try:
             base.encoder = EncoderStack(own)
         except AttributeError:
             return None
-        self._reuses_memory = True
+        return lambda: setattr(base, "encoder", own)
 
-        def put_back() -> None:
-            base.encoder, self._reuses_memory = own, False
-
-        return put_back
+    def _use_own_last_layer(self) -> Callable[[], None] | None:
+        return use_last_token_layer(self.model) if self._is_decoder else None
 
     def _run_packed(self, batch: Sequence[EncodedPair]) -> torch.Tensor:
         inputs = {
@@ -125,7 +124,7 @@ class EncoderFamily(TorchFamily):
         layout = current_layout()
         assert layout is not None  # noqa: S101 - set by the only caller
         hidden = self.model.base_model(**inputs, use_cache=False).last_hidden_state[0]
-        if self.way != "own layers":
+        if not self._replaces_layers:
             hidden = hidden.index_select(0, layout.last_tokens(self._device))
         logits: torch.Tensor = self.model.score(hidden)
         return logits.squeeze(-1)

@@ -15,7 +15,17 @@ import torch
 from flag_rerank_integrations.attention import AttentionRule, attend_once
 from flag_rerank_integrations.packing import current_layout
 
-__all__ = ["LastTokenLayer"]
+__all__ = ["LastTokenLayer", "causal_rule"]
+
+
+def causal_rule(attention: Any) -> AttentionRule:  # noqa: ANN401 - transformers' layers share no typed base
+    """Return the rule of a decoder layer's attention."""
+    return AttentionRule(
+        causal=True,
+        scaling=attention.scaling,
+        window=getattr(attention, "sliding_window", None),
+        softcap=getattr(attention, "attn_logit_softcapping", None),
+    )
 
 
 class LastTokenLayer(torch.nn.Module):
@@ -28,17 +38,12 @@ class LastTokenLayer(torch.nn.Module):
         AttributeError: The layer is of another build.
     """
 
-    def __init__(self, layer: Any) -> None:  # noqa: ANN401 - transformers' layers share no typed base
+    def __init__(self, layer: Any) -> None:  # noqa: ANN401 - as above
         super().__init__()
         attention = layer.self_attn
         self._attention = attention
         self._rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb
-        self._rule = AttentionRule(
-            causal=True,
-            scaling=attention.scaling,
-            window=getattr(attention, "sliding_window", None),
-            softcap=getattr(attention, "attn_logit_softcapping", None),
-        )
+        self._rule = causal_rule(attention)
         self._before, self._after, self._mlp = layer.input_layernorm, layer.post_attention_layernorm, layer.mlp
         # Gemma 2 and later put a norm before and behind each part, the others only before.
         self._mlp_before = getattr(layer, "pre_feedforward_layernorm", None)

@@ -22,7 +22,6 @@ from flag_rerank_integrations.errors import ModelLoadError
 from flag_rerank_integrations.families.base import Family, Floats
 from flag_rerank_integrations.families.int8_linear import int8_gain, quantize_linears
 from flag_rerank_integrations.families.lanes import Lanes, adapts_to_length
-from flag_rerank_integrations.families.last_token_layer import LastTokenLayer
 from flag_rerank_integrations.families.loading import Stopwatch, quiet_transformers
 from flag_rerank_integrations.packing import PackedLayout, packed, to_device
 from flag_rerank_integrations.pairs import EncodedPair, Layout, Pair
@@ -32,8 +31,8 @@ __all__ = ["TorchFamily", "Way"]
 logger: Final = logging.getLogger(__name__)
 
 _TOLERANCE: Final = {torch.float32: 1e-5, torch.float16: 5e-2, torch.bfloat16: 2e-1}
-Way = Literal["own layers", "packed", "padded"]
-_WAYS: Final[tuple[Way, ...]] = ("own layers", "packed", "padded")
+Way = Literal["own layers", "own last layer", "packed", "padded"]
+_WAYS: Final[tuple[Way, ...]] = ("own layers", "own last layer", "packed", "padded")
 # 8-bit weights move a score by some hundredths; more than this is another model.
 _INT8_TOLERANCE: Final = 0.2
 _LEAST_INT8_GAIN: Final = 1.2
@@ -61,8 +60,6 @@ class TorchFamily(Family, ABC):
     """
 
     name: str
-    _reuses_memory = False
-    """Whether all layers compute in one `Workspace`."""
 
     def __init__(self, model: Any, device: Device, max_length: int, stopwatch: Stopwatch) -> None:  # noqa: ANN401 - transformers' models share no typed base
         self.model: Any = model
@@ -136,7 +133,7 @@ class TorchFamily(Family, ABC):
         On CUDA as many as half of the free memory holds, by one trial run; on a CPU as many as take some seconds.
         """
         if self._device.type == "cpu":
-            least, most = _CPU_BATCH_TOKENS if self._reuses_memory else _CPU_BATCH_TOKENS_IN_FRESH_MEMORY
+            least, most = _CPU_BATCH_TOKENS if self.way == "own layers" else _CPU_BATCH_TOKENS_IN_FRESH_MEMORY
             return min(most, max(least, _CPU_BATCH_OPERATIONS // (2 * self._multiplied_weights())))
         if self._device.type != "cuda":
             return None
@@ -191,10 +188,18 @@ class TorchFamily(Family, ABC):
         """Compute in one way from now on; tell whether this model has it, not whether it is right."""
         if self._put_back is not None:
             self._put_back()
-        self._put_back = self._use_own_layers() if way == "own layers" else None
+            self._put_back = None
         self._set_attention(self._own_attention if way == "padded" else PACKED)
         self.way, self.layout = way, "padded" if way == "padded" else "packed"
-        return way != "own layers" or self._put_back is not None
+        if not self._replaces_layers:
+            return True
+        self._put_back = self._use_own_layers() if way == "own layers" else self._use_own_last_layer()
+        return self._put_back is not None
+
+    @property
+    def _replaces_layers(self) -> bool:
+        """Whether layers of ours are in use, which leave nothing but the scored tokens at the end."""
+        return self.way in {"own layers", "own last layer"}
 
     def quantize(self, name: str) -> None:
         """Turn the layers' weights into 8-bit integers, on a CPU.
@@ -235,17 +240,9 @@ class TorchFamily(Family, ABC):
         """Put layers of ours, which compute less, in the model's place; return what puts the model's back."""
         return None
 
-    def _use_last_token_layer(self) -> Callable[[], None] | None:
-        """Do so with a decoder: its last layer then gives the last token of each pair alone."""
-        layers = getattr(self.model.base_model, "layers", None)
-        if not layers:
-            return None
-        own = layers[-1]
-        try:
-            layers[-1] = LastTokenLayer(own)
-        except AttributeError:
-            return None
-        return lambda: layers.__setitem__(-1, own)
+    def _use_own_last_layer(self) -> Callable[[], None] | None:
+        """Do so with the last layer alone."""
+        return None
 
     def _run(self, batch: Sequence[EncodedPair], layout: Layout) -> torch.Tensor:
         if layout == "single":
