@@ -18,8 +18,10 @@ class ProgressBar:
         self._bar = tqdm(total=total, unit="pair", desc=what)
 
     def update(self, count: int) -> None:
-        """Advance by some pairs."""
+        """Advance by some pairs; at the end, end the line: before whoever waits for the scores can go on and print."""
         self._bar.update(count)
+        if self._bar.n >= self._bar.total:
+            self._bar.close()
 
     def fill(self) -> None:
         """Advance to the end: all is done, whoever did it and told of it or not."""
