@@ -40,10 +40,12 @@ class DecoderLayer(torch.nn.Module):
         self._rule = causal_rule(attention)
         self._head_size = attention.head_dim
         self._key_heads = attention.k_proj.out_features // attention.head_dim
-        self.query_key_value = merged(attention.q_proj, attention.k_proj, attention.v_proj)
+        self.query_key_value: torch.nn.Linear = merged(attention.q_proj, attention.k_proj, attention.v_proj)
         self._query_norm, self._key_norm = (_norm_like(getattr(attention, name, None)) for name in ("q_norm", "k_norm"))
-        self.project = attention.o_proj
-        self.gate, self.up, self.down = feedforward.gate_proj, feedforward.up_proj, feedforward.down_proj
+        self.project: torch.nn.Module = attention.o_proj
+        self.gate: torch.nn.Module = feedforward.gate_proj
+        self.up: torch.nn.Module = feedforward.up_proj
+        self.down: torch.nn.Module = feedforward.down_proj
         self._activate = in_place(feedforward.act_fn, space)
         self._before = _Norm(layer.input_layernorm)
         between = _Norm(layer.post_attention_layernorm)
