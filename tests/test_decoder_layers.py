@@ -13,10 +13,10 @@ import tiny_models
 import torch
 from attention_formula import expected_attention
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import activations
 from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from weight_products import WeightProducts
 
 from flag_rerank_integrations import RerankConfig
 from flag_rerank_integrations.attention import AttentionRule
@@ -35,20 +35,6 @@ DECODERS = ["gemma", "gemma2", "llama", "qwen3", "qwen3-classifier"]
 
 def _family(path: str) -> Any:
     return Scorer(RerankConfig(model=path, device="cpu"), Device("cpu"))._family
-
-
-class _Products(TorchDispatchMode):
-    """Records the shapes (rows, inputs, outputs) of all products with a weight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[int, int, int]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket in {torch.ops.aten.addmm, torch.ops.aten.addmm_, torch.ops.aten.mm}:
-            left, right = args[-2:]
-            self.found.append((len(left), *right.shape))
-        return func(*args, **kwargs or {})
 
 
 def _in_float64(family: Any, encoded: Any) -> np.ndarray[Any, Any]:
@@ -82,7 +68,7 @@ def test_all_layers_are_ours_and_as_exact_as_the_models(tiny: Any, name: str) ->
 def test_one_product_makes_query_key_and_value(tiny: Any, name: str) -> None:
     family = _family(tiny(name))
     encoded = family.encode(PAIRS)
-    with _Products() as products:
+    with WeightProducts() as products:
         family._forward(encoded)
     size, inner = tiny_models.SIZES["hidden_size"], tiny_models.SIZES["intermediate_size"]
     whole = tiny_models.SIZES["num_hidden_layers"] - 1

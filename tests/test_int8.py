@@ -33,32 +33,29 @@ def test_a_product_is_that_of_the_rounded_factors(rows: int, with_bias: bool) ->
 
 @pytest.fixture
 def anew() -> Iterator[None]:
-    """Let it be tried again what this torch can do, and once more afterwards."""
-    tried = int8_linear._has_scaled_product, int8_linear.weight_range
-    for one in tried:
-        one.cache_clear()
+    """Let it be tried again which product torch has, and once more afterwards."""
+    int8_linear._has_scaled_product.cache_clear()
     yield
-    for one in tried:
-        one.cache_clear()
+    int8_linear._has_scaled_product.cache_clear()
 
 
 @pytest.mark.usefixtures("anew")
 def test_without_onednns_product_the_plain_one_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    weight, bias, inputs = torch.randn(48, 64), torch.randn(48), torch.randn(5, 64)
-    layer = Int8Linear(weight, bias)
-
     def missing(*_arguments: object) -> None:
         raise AttributeError
 
+    monkeypatch.setattr(int8_linear, "weight_range", lambda: 63)
+    weight, bias, inputs = torch.randn(48, 64), torch.randn(48), torch.randn(5, 64)
+    layer = Int8Linear(weight, bias)
+    found = layer(inputs)
     monkeypatch.setattr(int8_linear, "_scaled_product", missing)
     int8_linear._has_scaled_product.cache_clear()
-    int8_linear.weight_range.cache_clear()
     plain = Int8Linear(weight, bias)
     assert not plain.weight.is_mkldnn
-    if plain.quantized.abs().max() == layer.quantized.abs().max():
-        assert torch.equal(plain.quantized, layer.quantized)
-    found, expected = plain(inputs), torch.empty(5, 48)
+    assert torch.equal(plain.quantized, layer.quantized)
+    expected = torch.empty(5, 48)
     plainly(plain, inputs, expected)
+    assert torch.allclose(plain(inputs), expected, atol=1e-4)
     assert torch.allclose(found, expected, atol=1e-4)
 
 
@@ -98,11 +95,10 @@ def test_scores_are_those_of_the_rounded_model_whatever_shares_their_batch(
     off = [abs(one - two) / scale for one, two in zip(scores, rounded, strict=True)]
     # A last bit can round an input of a later layer to the next whole number, which few pairs meet.
     assert sum(off) / len(off) <= 0.01
-    assert max(off) <= 0.1
+    assert max(off) <= 0.05
     # What rounding itself costs depends on the weights, drawn for a vocabulary that is new in every run, and on the
-    # CPU: 7 bits without VNNI. For the pairs of the check at load it stays within what a model is refused for; among
-    # others there may be one that is a little further off.
-    assert scores == pytest.approx(expected, abs=1.5 * torch_family._INT8_TOLERANCE * scale)
+    # CPU: 7 bits without VNNI. It stays within what a model is refused for.
+    assert scores == pytest.approx(expected, abs=torch_family._INT8_TOLERANCE * scale)
     assert scores != expected
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny_models
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from weight_products import WeightProducts
 
 from flag_rerank_integrations import RerankConfig
 from flag_rerank_integrations.devices import Device
@@ -39,26 +39,12 @@ def _rows_of(scorer: Scorer, kind: type[torch.nn.Module] = torch.nn.Linear) -> l
     return rows
 
 
-class _Products(TorchDispatchMode):
-    """Records the shapes (rows, inputs, outputs) of all products with a weight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[int, int, int]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket in {torch.ops.aten.addmm, torch.ops.aten.addmm_, torch.ops.aten.mm}:
-            left, right = args[-2:]
-            self.found.append((len(left), *right.shape))
-        return func(*args, **kwargs or {})
-
-
 @pytest.mark.parametrize("name", ["bert", "xlm-roberta", "electra"])
 def test_the_last_encoder_layer_computes_one_row_a_pair(tiny: Any, name: str) -> None:
     scorer = _scorer(tiny(name), max_batch_tokens=100_000)
     assert scorer._family.way == "own layers"
     scorer._family._lanes = None  # a dispatch mode sees its own thread only
-    with _Products() as products:
+    with WeightProducts() as products:
         scorer.score(PAIRS)
     stats = scorer.stats
     assert stats.forward_passes == 1
