@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from tiny_models import gemma_tokenizer
+from tiny_tokenizers import gemma_tokenizer
 
 Weights = dict[str, torch.Tensor]
 MARK = "remote_code_was_run"

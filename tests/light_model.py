@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from tiny_models import bert_tokenizer
+from tiny_tokenizers import bert_tokenizer
 
 
 def write(target: Path, *, widths: Sequence[int] = (256,) * 5, positions: int = 256) -> str:

@@ -14,7 +14,8 @@ import ir_measures
 import pytest
 import torch
 from judged_data import CORPUS, QUERIES, RUN, write_folder
-from tiny_models import SIZES, Spec, TinyModels, bert_tokenizer, build
+from tiny_models import SIZES, Spec, TinyModels, build
+from tiny_tokenizers import bert_tokenizer
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import bert_tokenizer, gemma_tokenizer, xlmr_tokenizer
+from tiny_tokenizers import bert_tokenizer, gemma_tokenizer, xlmr_tokenizer
 
 from flag_rerank_integrations.encoding import PairEncoder, PairTemplate, TextEncoder, repair
 from flag_rerank_integrations.families.causal import CausalEncoder

@@ -17,7 +17,7 @@ import onnx
 import pytest
 from onnx_models import export, torch_scores, write_graph
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from tiny_models import TEXTS
+from tiny_tokenizers import TEXTS
 
 from flag_rerank_integrations import Reranker
 from flag_rerank_integrations.config import RerankConfig

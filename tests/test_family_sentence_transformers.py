@@ -16,7 +16,7 @@ import torch
 from cross_encoder_models import DEFAULT_PROMPT, build_chat_reranker, build_classifier
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from tiny_models import TEXTS
+from tiny_tokenizers import TEXTS
 from transformers import AutoModel, AutoTokenizer
 
 from flag_rerank_integrations import Reranker

@@ -96,8 +96,7 @@ def test_scores_are_those_of_the_rounded_model_whatever_shares_their_batch(
     # A last bit can round an input of a later layer to the next whole number, which few pairs meet.
     assert sum(off) / len(off) <= 0.01
     assert max(off) <= 0.05
-    # What rounding itself costs depends on the weights, drawn for a vocabulary that is new in every run, and on the
-    # CPU: 7 bits without VNNI. It stays within what a model is refused for.
+    # What rounding itself costs depends on the CPU: 7 bits without VNNI. It stays within what a model is refused for.
     assert scores == pytest.approx(expected, abs=torch_family._INT8_TOLERANCE * scale)
     assert scores != expected
 

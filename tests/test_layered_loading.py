@@ -11,7 +11,7 @@ import pytest
 import torch
 from layered_models import MARK, build, save
 from safetensors.torch import load_file
-from tiny_models import gemma_tokenizer
+from tiny_tokenizers import gemma_tokenizer
 
 from flag_rerank_integrations import Reranker
 from flag_rerank_integrations.errors import ConfigError, ModelLoadError

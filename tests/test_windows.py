@@ -15,7 +15,7 @@ import torch
 from cross_encoder_models import build_classifier
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import bert_tokenizer, gemma_tokenizer, xlmr_tokenizer
+from tiny_tokenizers import bert_tokenizer, gemma_tokenizer, xlmr_tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from flag_rerank_integrations import RerankConfig, Reranker

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tiny_tokenizers import bert_tokenizer, gemma_tokenizer, xlmr_tokenizer
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -22,100 +21,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-TEXTS = [
-    "what is a giant panda? The giant panda is a bear species endemic to China.",
-    "Berlin has a population of 3,520,031 registered inhabitants in an area of 891.82 square kilometers.",
-    "How many people live in Berlin? Yes or No. Given a query A and a passage B, determine whether.",
-    "A: B: the passage contains an answer to the query by providing a prediction of either 'Yes' or 'No'.",
-    "New York City is famous for the Metropolitan Museum of Art, and for its bagels; nothing beats them.",
-    "大熊猫是中国特有的熊科动物。柏林有多少人口?",
-] * 4
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
-
-
-# Training is not repeatable to the last id: each tokenizer is trained once and then copied.
-@cache
-def _trained_bert() -> str:
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=300, special_tokens=specials))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    return tokenizer.to_str()
-
-
-def bert_tokenizer() -> PreTrainedTokenizerFast:
-    """A WordPiece tokenizer with BERT's pair template and token types."""
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_trained_bert()),
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
-
-
-@cache
-def _trained_xlmr() -> str:
-    specials = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=300, special_tokens=specials, unk_token="<unk>")
-    tokenizer.train_from_iterator(TEXTS, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    return tokenizer.to_str()
-
-
-def xlmr_tokenizer() -> PreTrainedTokenizerFast:
-    """A Unigram tokenizer with XLM-R's pair template: <s> query </s></s> passage </s>."""
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_trained_xlmr()),
-        bos_token="<s>",
-        eos_token="</s>",
-        cls_token="<s>",
-        sep_token="</s>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-        mask_token="<mask>",
-        model_input_names=["input_ids", "attention_mask"],
-    )
-
-
-@cache
-def _trained_gemma() -> str:
-    specials = ["<pad>", "<eos>", "<bos>", "<unk>"]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    tokenizer.train_from_iterator(TEXTS, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", 2)]
-    )
-    return tokenizer.to_str()
-
-
-def gemma_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer that puts <bos> first, as Gemma's does."""
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_trained_gemma()),
-        bos_token="<bos>",
-        eos_token="<eos>",
-        pad_token="<pad>",
-        unk_token="<unk>",
-    )
 
 
 @dataclass(frozen=True)

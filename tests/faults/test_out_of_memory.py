@@ -7,7 +7,8 @@ from pathlib import Path
 import light_model
 import pytest
 from faults.pool_tools import pids, same, wait_until
-from tiny_models import SIZES, Spec, bert_tokenizer, build
+from tiny_models import SIZES, Spec, build
+from tiny_tokenizers import bert_tokenizer
 
 from flag_rerank_integrations import Reranker
 from flag_rerank_integrations.errors import DeviceError
