@@ -16,8 +16,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 
 from flag_rerank_integrations.attention import AttentionRule, attend_once
 from flag_rerank_integrations.families.activations import in_place
+from flag_rerank_integrations.families.encoder_attention import attend_all
 from flag_rerank_integrations.families.linear_layers import merged, multiply
-from flag_rerank_integrations.families.short_attention import attend_all
 from flag_rerank_integrations.families.workspace import Workspace
 from flag_rerank_integrations.packing import PackedLayout, current_layout
 
