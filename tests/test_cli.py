@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 from cli_tools import COMMAND, Outcome, flag_rerank, on_terminal, open_terminal, read_terminal
 
-from flag_rerank_integrations import Reranker, __version__
+from flag_rerank_integrations import Reranker, __version__, cli
+from flag_rerank_integrations.cli import devices
 
 QUERY = "How many people live in Berlin?"
 PASSAGES = [
@@ -255,9 +257,40 @@ class TestInterrupt:
         shown = started + read_terminal(ours)
         os.close(ours)
         assert b"pair/s" in started
-        assert (process.returncode, out) == (130, b"")
+        assert (process.returncode, out) == (130, b""), shown.decode()
         assert b"flag-rerank: interrupted" in shown
         assert b"Traceback" not in shown
+
+    def test_that_comes_out_as_another_error(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """As where it hits a library that is about to note that it holds a lock."""
+        lock = threading.Lock()
+
+        def scan(_arguments: object) -> int:
+            try:
+                signal.raise_signal(signal.SIGINT)
+            finally:
+                lock.release()
+            return 0
+
+        monkeypatch.setattr(devices, "_run", scan)
+        assert cli.main(["devices"]) == 130
+        assert capsys.readouterr().err == "flag-rerank: interrupted\n"
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        monkeypatch.setattr(devices, "_run", lambda _arguments: lock.release())
+        with pytest.raises(RuntimeError, match="unlocked"):
+            cli.main(["devices"])
+
+    def test_is_left_to_whoever_handles_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        handled: list[int] = []
+        before = signal.signal(signal.SIGINT, lambda number, _frame: handled.append(number))
+        try:
+            monkeypatch.setattr(devices, "_run", lambda _arguments: signal.raise_signal(signal.SIGINT) or 3)
+            assert cli.main(["devices"]) == 3
+        finally:
+            signal.signal(signal.SIGINT, before)
+        assert handled == [signal.SIGINT]
 
 
 class TestOthers:

@@ -9,8 +9,12 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 from typing import Final
 
 from flag_rerank_integrations import __version__
@@ -51,24 +55,59 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: The arguments cannot be parsed (code 2), or `--help` or `--version` was asked for (0).
     """
     output.prepare_streams()
-    parser = _parser()
-    try:
-        arguments = parser.parse_args(argv)
-        logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
-        if arguments.verbose:
-            logging.getLogger("flag_rerank_integrations").setLevel(logging.INFO)
-        code: int = arguments.command(arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _leave_pipe()
-        return _DONE
-    except KeyboardInterrupt:
-        output.complain("interrupted")
-        return _INTERRUPTED
-    except RerankError as error:
-        output.complain(str(error))
-        return _FAILED if isinstance(error, WorkerError) else _UNUSABLE
+    with _interrupts() as interrupts:
+        try:
+            return _run(argv)
+        except BrokenPipeError:
+            _leave_pipe()
+            return _DONE
+        except (KeyboardInterrupt, Exception) as error:
+            if interrupts or isinstance(error, KeyboardInterrupt):
+                output.complain("interrupted")
+                return _INTERRUPTED
+            if not isinstance(error, RerankError):
+                raise
+            output.complain(str(error))
+            return _FAILED if isinstance(error, WorkerError) else _UNUSABLE
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    """Run the command that the arguments name; return its exit code."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    if arguments.verbose:
+        logging.getLogger("flag_rerank_integrations").setLevel(logging.INFO)
+    code: int = arguments.command(arguments)
+    sys.stdout.flush()
     return code
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Note each Ctrl-C that comes inside; it raises KeyboardInterrupt as ever.
+
+    Where that hits a library between taking a lock and noting so, what comes out at the end is another error: of
+    giving back a lock that is not held.
+    """
+    seen: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        signal.default_int_handler(number, frame)
+
+    # Not where somebody else handles it, or ignores it, or in a thread, which may not choose.
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler or not _in_main_thread():
+        yield seen
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield seen
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _parser() -> argparse.ArgumentParser:
