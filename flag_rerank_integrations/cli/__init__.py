@@ -61,14 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:
             _leave_pipe()
             return _DONE
-        except (KeyboardInterrupt, Exception) as error:
-            if interrupts or isinstance(error, KeyboardInterrupt):
-                output.complain("interrupted")
-                return _INTERRUPTED
-            if not isinstance(error, RerankError):
-                raise
-            output.complain(str(error))
-            return _FAILED if isinstance(error, WorkerError) else _UNUSABLE
+        except (KeyboardInterrupt, Exception) as error:  # noqa: BLE001 - raised again where it is not on purpose
+            return _told(error, interrupted=bool(interrupts))
 
 
 def _run(argv: Sequence[str] | None) -> int:
@@ -80,6 +74,18 @@ def _run(argv: Sequence[str] | None) -> int:
     code: int = arguments.command(arguments)
     sys.stdout.flush()
     return code
+
+
+def _told(error: BaseException, *, interrupted: bool) -> int:
+    """Tell of an error in one line, and return the exit code; what is no error on purpose is raised again."""
+    unusable = isinstance(error, RerankError) and not isinstance(error, WorkerError)
+    if not unusable and (interrupted or isinstance(error, KeyboardInterrupt)):
+        output.complain("interrupted")
+        return _INTERRUPTED
+    if not isinstance(error, RerankError):
+        raise error
+    output.complain(str(error))
+    return _UNUSABLE if unusable else _FAILED
 
 
 @contextmanager
