@@ -25,8 +25,8 @@ from flag_rerank_integrations.packing import PackedLayout
 __all__ = ["attend_all"]
 
 _PRODUCTS_AT_A_TIME: Final = 2**19
-# A row whose sum lies between these has lost nothing: no weight overflowed, and the largest is so large that
-# what float32 cannot hold, below 1e-38, is less than its last digit.
+# A row whose sum lies between these has lost nothing: no weight overflowed, nor does one times a value of up to 1e8,
+# and the largest is so large that what float32 cannot hold, below 1e-38, is less than its last digit.
 _LEAST_SUM: Final = 1e-20
 _LARGEST_SUM: Final = 1e30
 # torch computes powers of two equally fast whatever comes out; its exponential, which is MKL's, takes fifty times
