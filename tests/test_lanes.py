@@ -22,6 +22,7 @@ from tiny_models import TinyModels
 
 from flag_rerank_integrations import Reranker
 from flag_rerank_integrations.families.lanes import Lanes, divided
+from flag_rerank_integrations.pairs import EncodedPair
 
 TOGETHER = pytest.mark.skipif(
     sys.platform != "linux" or torch.get_num_threads() % 2 != 0, reason="lanes need Linux and an even number of threads"
@@ -184,6 +185,15 @@ def test_scores_equal_those_of_one_thread(tiny: TinyModels, kind: str) -> None:
         alone = np.concatenate([family._forward([pair]) for pair in encoded])
         assert np.abs(together - alone).max() <= 3e-6
     assert running() <= before
+
+
+@TOGETHER
+def test_long_pairs_count_for_more_than_their_tokens(tiny: TinyModels) -> None:
+    """The model is 32 wide, so attention takes most of what a pair of 64 tokens costs."""
+    batch = [EncodedPair([7] * length, [0] * length) for length in (64, 32, 32, 8)]
+    with Reranker(tiny("bert"), device="cpu", max_length=64) as reranker:
+        family = reranker._executor._scorer._family  # type: ignore[union-attr]
+        assert family._shares(batch, family._lanes) == [[0], [1, 2, 3]]
 
 
 def test_one_thread_of_torch_needs_no_lanes() -> None:

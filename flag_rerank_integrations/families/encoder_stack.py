@@ -4,7 +4,8 @@ The same weights and the same formulas as transformers' own layers (post-norm: B
 XLM-R, ELECTRA), with four savings: one product makes query, key and value; a residual is what
 its product is added to; on a CPU all layers compute in the same memory; and in the last layer,
 of which a head reads the first token alone, nothing but keys and values is computed for the
-others. The family compares scores with those of the model's own layers before it uses these.
+others, and on a CPU not even those. The family compares scores with those of the model's own
+layers before it uses these.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttenti
 from flag_rerank_integrations.attention import AttentionRule, attend_once
 from flag_rerank_integrations.families.activations import in_place
 from flag_rerank_integrations.families.encoder_attention import attend_all
+from flag_rerank_integrations.families.first_token_attention import attend_from_first
 from flag_rerank_integrations.families.linear_layers import merged, multiply
 from flag_rerank_integrations.families.workspace import Workspace
 from flag_rerank_integrations.packing import PackedLayout, current_layout
@@ -105,5 +107,12 @@ class _FirstTokenLayer(_Layer):
         """Map (tokens, size) to (pairs, size)."""
         first = hidden.index_select(0, layout.first_tokens(hidden.device))
         (query,) = self._split(self.query(first), 1)
+        return self._finish(first, self._attend(query, hidden, layout))
+
+    def _attend(self, query: torch.Tensor, hidden: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
+        """Attend from a query for each pair to the tokens of its pair, (pairs, heads * head size)."""
+        plain = hidden.device.type == "cpu" and hidden.dtype == torch.float32
+        if plain and isinstance(self.key_value, torch.nn.Linear):
+            return attend_from_first(query, hidden, self.key_value, layout, self._rule)
         key, value = self._split(multiply(hidden, self.key_value, self._space, "projected"), 2)
-        return self._finish(first, attend_once(query, key, value, layout, self._rule))
+        return attend_once(query, key, value, layout, self._rule)

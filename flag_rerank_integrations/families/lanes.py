@@ -42,11 +42,11 @@ class Lanes:
         self._threads: _Threads | None = None
         self._begun = False
 
-    def shares(self, lengths: Sequence[int], cost: Callable[[Sequence[int]], int]) -> list[list[int]]:
+    def shares(self, efforts: Sequence[float], cost: Callable[[Sequence[int]], float]) -> list[list[int]]:
         """Divide pairs among the lanes; one share says that they are better computed without. See `divided`."""
-        if len(lengths) > 1 and not self._begun:
+        if len(efforts) > 1 and not self._begun:
             self._threads, self._begun = _begin(), True
-        return divided(lengths, 1 if self._threads is None else self._threads.count, cost)
+        return divided(efforts, 1 if self._threads is None else self._threads.count, cost)
 
     def run(self, tasks: Sequence[Callable[[], _T]]) -> list[_T]:
         """Run a task for each share side by side; return their results, or raise the first one's error."""
@@ -61,25 +61,25 @@ class Lanes:
             threads.close()
 
 
-def divided(lengths: Sequence[int], count: int, cost: Callable[[Sequence[int]], int]) -> list[list[int]]:
+def divided(efforts: Sequence[float], count: int, cost: Callable[[Sequence[int]], float]) -> list[list[int]]:
     """Divide pairs into shares that take about equally long, longest first to whoever has least.
 
     Args:
-        lengths: Tokens of each pair.
+        efforts: How long each pair takes by itself, in any unit.
         count: How many shares.
-        cost: How many tokens are computed for a share, given as indices: fewer than its pairs have where they
-            share their beginning, which each lane would compute for itself.
+        cost: How long a share takes, given as indices: less than its pairs by themselves where they share
+            their beginning, which each lane would compute for itself.
 
     Returns:
-        Indices into `lengths`, each share in order; or one share with all where they cannot be divided well.
+        Indices into `efforts`, each share in order; or one share with all where they cannot be divided well.
     """
-    whole = list(range(len(lengths)))
+    whole = list(range(len(efforts)))
     shares: list[list[int]] = [[] for _ in range(count)]
-    tokens = [0] * count
-    for index in sorted(whole, key=lambda i: -lengths[i]):
-        least = tokens.index(min(tokens))
+    sums = [0.0] * count
+    for index in sorted(whole, key=lambda i: -efforts[i]):
+        least = sums.index(min(sums))
         shares[least].append(index)
-        tokens[least] += lengths[index]
+        sums[least] += efforts[index]
     if count == 1 or not all(shares) or max(map(cost, shares)) * count > _WORST_BALANCE * cost(whole):
         return [whole]
     return [sorted(share) for share in shares]
