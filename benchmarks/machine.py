@@ -8,7 +8,7 @@ import os
 import platform
 from pathlib import Path
 
-__all__ = ["describe", "forget_peak", "held_memory", "limit_threads", "peak_memory"]
+__all__ = ["describe", "forget_peak", "held_memory", "limit_instructions", "limit_threads", "peak_memory"]
 
 
 def limit_threads(threads: int | None) -> int:
@@ -31,6 +31,11 @@ def limit_threads(threads: int | None) -> int:
 
     torch.set_num_threads(count)
     return count
+
+
+def limit_instructions() -> None:
+    """Let torch and its libraries use AVX2 and nothing wider, as on a CPU without it; before torch is imported."""
+    os.environ.update(MKL_ENABLE_INSTRUCTIONS="AVX2", ATEN_CPU_CAPABILITY="avx2", ONEDNN_MAX_CPU_ISA="AVX2")
 
 
 def describe(threads: int) -> dict[str, str | int]:

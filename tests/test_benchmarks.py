@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from benchmarks import judged, long_passages, precision, workloads
 from benchmarks.floor import work
+from benchmarks.limit import Products
 from benchmarks.models import locate
 from benchmarks.reference import pair_ids, tokenizer_of
 
@@ -48,6 +49,16 @@ def test_an_encoders_operations_are_those_that_torch_counts(tiny: TinyModels, na
     assert [work(config_of(path), [length]).full for length in (5, 40)] == expected
     assert work(config_of(path), [5, 40]).full == sum(expected)
     assert work(config_of(path), [5, 40]).reduced < sum(expected)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2048, 5000])
+def test_products_have_as_many_operations_as_they_stand_for(rows: int) -> None:
+    config = {"hidden_size": 32, "intermediate_size": 64}
+    of_a_row = 2 * 32 * (4 * 32 + 2 * 64)
+    products = Products(config)
+    with FlopCounterMode(display=False) as counter:
+        products.run(rows * of_a_row + of_a_row // 2)
+    assert counter.get_total_flops() == rows * of_a_row
 
 
 @pytest.mark.parametrize("name", ["gemma", "llama"])
