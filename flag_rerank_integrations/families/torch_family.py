@@ -75,8 +75,7 @@ class TorchFamily(Family, ABC):
         self._lanes = Lanes() if self._device.type == "cpu" and not adapts_to_length(model.config) else None
         if getattr(model.config, "attn_logit_softcapping", None) is not None:
             model.set_attn_implementation("eager")  # transformers' `sdpa` leaves the cap out, and may be its default
-        width = getattr(model.config.get_text_config(), "hidden_size", None)
-        self._width: int = width or model.get_input_embeddings().embedding_dim
+        self._width: int = getattr(model.config, "hidden_size", None) or model.get_input_embeddings().embedding_dim
         self._own_attention = model.config._attn_implementation  # noqa: SLF001 - the only place it is told
 
     @abstractmethod
