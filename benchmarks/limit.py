@@ -1,8 +1,8 @@
 """This package beside nothing but the matrix products of its floor, in turn: `python -m benchmarks.limit --help`.
 
-After every batch, which takes a second or less, the worker computes as many operations as that batch's
-share of the floor has, by matrix products alone. Whatever else the machine does then hits both alike, however long
-the whole takes; a rate that is measured before and after a run of a minute says little of what was possible in it.
+After every batch, some seconds at most, the worker computes as many operations as that batch's share of
+the floor has, by matrix products alone. Whatever else the machine does then hits both alike, however long the whole
+takes; a rate that is measured before and after a run of a minute says little of what was possible in it.
 """
 
 from __future__ import annotations

@@ -97,6 +97,11 @@ class PackedLayout:
         pairs = zip(self.lengths, self.heads, strict=True)
         return tuple(length + (head[1] if head else 0) for length, head in pairs)
 
+    @property
+    def attended(self) -> int:
+        """How many products of a query and a key attention may need, for each head."""
+        return sum(length * seen for length, seen in zip(self.lengths, self.seen_lengths, strict=True))
+
     def starts_on(self, device: torch.device) -> torch.Tensor:
         """Return `starts` as int32 on a device; copied there once, however many layers ask."""
         return self._kept("starts", device, lambda: self.starts)

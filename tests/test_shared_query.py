@@ -54,6 +54,11 @@ def test_a_shared_head_is_seen_as_if_it_stood_before_each_rest(
     assert torch.allclose(once, found[last], atol=1e-6)
 
 
+def test_a_shared_head_attends_once_and_each_rest_to_both() -> None:
+    assert PackedLayout.sharing([(3, [2, 1])]).attended == 3 * 3 + 2 * 5 + 1 * 4
+    assert PackedLayout.of([5, 4]).attended == 5 * 5 + 4 * 4
+
+
 @pytest.mark.parametrize("name", ["gemma", "gemma2", "llama", "qwen3"])
 def test_scores_equal_those_of_pairs_alone(tiny: Any, name: str) -> None:
     with Reranker(tiny(name), device="cpu", max_length=200, max_batch_tokens=100_000) as reranker:
@@ -68,6 +73,7 @@ def test_scores_equal_those_of_pairs_alone(tiny: Any, name: str) -> None:
 def test_the_query_is_computed_once(tiny: Any) -> None:
     with Reranker(tiny("llama"), device="cpu", max_length=200, max_batch_tokens=100_000) as reranker:
         family = reranker._executor._scorer._family
+        family._lanes = None  # each would compute it for itself
         rows: list[int] = []
         family.model.base_model.layers[0].register_forward_hook(lambda _m, inputs, _o: rows.append(inputs[0].shape[1]))
         reranker.rank(LONG_QUERY, PASSAGES)

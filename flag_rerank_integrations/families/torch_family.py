@@ -107,18 +107,16 @@ class TorchFamily(Family, ABC):
 
     def _shares(self, batch: Sequence[EncodedPair], lanes: Lanes) -> list[list[int]]:
         """Divide a batch among lanes."""
-        efforts = [self._effort(len(pair)) for pair in batch]
 
         def cost(share: Sequence[int]) -> float:
-            pairs = [batch[i] for i in share]
-            repeated = sum(map(len, pairs)) - self._layout(pairs).tokens
-            return sum(efforts[i] for i in share) - repeated
+            layout = self._layout([batch[i] for i in share])
+            return self._cost(layout.tokens, layout.attended)
 
-        return lanes.shares(efforts, cost)
+        return lanes.shares([self._cost(len(pair), len(pair) ** 2) for pair in batch], cost)
 
-    def _effort(self, length: int) -> float:
-        """Return how long a pair takes on a CPU, in tokens of a pair so short that attention costs nothing."""
-        return length * (1 + length / (_ATTENTION_WIDTHS * self._width))
+    def _cost(self, tokens: int, attended: int) -> float:
+        """Return how long tokens and so many products of attention take on a CPU; a token by itself is the unit."""
+        return tokens + attended / (_ATTENTION_WIDTHS * self._width)
 
     def _forward(self, batch: Sequence[EncodedPair]) -> Floats:
         """Run one batch in this thread."""
