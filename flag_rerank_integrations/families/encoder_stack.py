@@ -111,6 +111,7 @@ class _FirstTokenLayer(_Layer):
 
     def _attend(self, query: torch.Tensor, hidden: torch.Tensor, layout: PackedLayout) -> torch.Tensor:
         """Attend from a query for each pair to the tokens of its pair, (pairs, heads * head size)."""
+        # Half precision would round what stands in the keys' place, and accelerators do better with few large products.
         plain = hidden.device.type == "cpu" and hidden.dtype == torch.float32
         if plain and isinstance(self.key_value, torch.nn.Linear):
             return attend_from_first(query, hidden, self.key_value, layout, self._rule)

@@ -97,8 +97,10 @@ class TorchFamily(Family, ABC):
     def forward(self, batch: Sequence[EncodedPair]) -> Floats:
         """Run one batch; return its logits, shape (len(batch),), in the batch's order."""
         lanes = self._lanes
-        shares = self._shares(batch, lanes) if lanes is not None and self.layout == "packed" else []
-        if lanes is None or len(shares) < 2:  # noqa: PLR2004 - nothing is shared by one
+        if lanes is None or self.layout != "packed":
+            return self._forward(batch)
+        shares = self._shares(batch, lanes)
+        if len(shares) == 1:
             return self._forward(batch)
         found = lanes.run([partial(self._forward, [batch[i] for i in share]) for share in shares])
         scores = np.empty(len(batch), dtype=np.float32)
